@@ -1,0 +1,259 @@
+"""Calls of the ClearML API: the envelope, the token, and what a refusal means.
+
+A `Call` is a value made by the functions in `tasks`, `queues`, `workers`, `events` and `server`; a `Client` sends it.
+Every call is a POST without a version in the path, which every server since 1.0 takes as "your newest"
+(docs/architecture.md). Nothing is repeated here but one thing: after a 401 the token is renewed and the call sent once
+more, since a call that was not authorised had no effect.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import binascii
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from agent import __version__
+from agent.api.transport import Reply, Transport, proxy_for
+from agent.config.schema import ApiSettings
+from agent.errors import ApiError, ConfigError, CredentialsRefused, ReplyLost, ServerUnreachable
+from agent.models import Json
+
+T = TypeVar("T")
+
+LOGIN_TIMEOUT_SECONDS = 10.0
+JSON_LINES = "application/json-lines"
+
+
+def _as_is(data: Json) -> Json:
+    return data
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call(Generic[T]):
+    """One request: the endpoint ("tasks.started"), its body, and how to read the reply's `data`.
+
+    `body` may be a list of objects: then it travels as JSON lines. `hold_seconds` is how long the server may keep the
+    request waiting on purpose; it is added to the read time-out.
+    """
+
+    endpoint: str
+    body: Json | list[Json] = field(default_factory=dict)
+    parse: Callable[[Json], T]
+    hold_seconds: float = 0.0
+
+
+def plain(endpoint: str, body: Json | None = None) -> Call[Json]:
+    """A call whose reply is taken as it is."""
+    return Call(endpoint=endpoint, body=body or {}, parse=_as_is)
+
+
+class Client:
+    """A logged-in session with one API server; safe to use from several threads."""
+
+    def __init__(self, transport: Transport, settings: ApiSettings, *, name: str) -> None:
+        self._transport = transport
+        self._settings = settings
+        self._name = name
+        self._token = settings.auth_token or ""
+        self._lock = threading.Lock()
+
+    @property
+    def base_url(self) -> str:
+        return self._transport.base_url
+
+    def send(self, call: Call[T]) -> T:
+        """Send `call` and return its parsed reply.
+
+        Raises ServerUnreachable (no effect), ReplyLost (effect unknown), CredentialsRefused, or ApiError.
+        """
+        return call.parse(self._exchange(call))
+
+    def call(self, endpoint: str, body: Json | None = None) -> Json:
+        """Send a call that has no function of its own and return the reply's `data`."""
+        return self.send(plain(endpoint, body))
+
+    def close(self) -> None:
+        self._transport.close()
+
+    @property
+    def claims(self) -> Json:
+        """The claims of the current token (unverified, as every ClearML client reads them); logs in if need be."""
+        return _claims(self._fresh_token())
+
+    def _exchange(self, call: Call[T]) -> Json:
+        token = self._fresh_token()
+        status, data = self._post(call, token)
+        if status == 401:
+            token = self._fresh_token(stale=token)
+            status, data = self._post(call, token)
+            if status == 401:
+                raise CredentialsRefused(
+                    f"the API server {self.base_url} does not accept our token for {call.endpoint}"
+                )
+        return data
+
+    def _post(self, call: Call[T], token: str) -> tuple[int, Json]:
+        if isinstance(call.body, list):
+            body = b"\n".join(_encoded(line) for line in call.body)
+            content_type = JSON_LINES
+        else:
+            body, content_type = _encoded(call.body), "application/json"
+        headers = self._headers(f"Bearer {token}", content_type)
+        timeout = self._settings.read_timeout_seconds + call.hold_seconds
+        reply = self._transport.post(f"/{call.endpoint}", body, headers, timeout=timeout)
+        return _read_envelope(call.endpoint, reply)
+
+    def _fresh_token(self, *, stale: str | None = None) -> str:
+        with self._lock:
+            if not self._token or self._token == stale or self._is_expiring(self._token):
+                self._token = self._log_in()
+            return self._token
+
+    def _is_expiring(self, token: str) -> bool:
+        """Renewal starts when the remaining life is under the threshold, or under half of a short-lived token's life.
+        """
+        claims = _claims(token)
+        expires = claims.get("exp")
+        if not isinstance(expires, int | float):
+            return False
+        threshold = float(self._settings.token_expiration_threshold_seconds)
+        issued = claims.get("iat")
+        if isinstance(issued, int | float):
+            threshold = min(threshold, (expires - issued) / 2)
+        return time.time() > expires - threshold
+
+    def _log_in(self) -> str:
+        settings = self._settings
+        if settings.access_key and settings.secret_key:
+            pair = f"{settings.access_key}:{settings.secret_key}".encode()
+            authorization = "Basic " + binascii.b2a_base64(pair, newline=False).decode()
+        elif self._token or settings.auth_token:
+            authorization = f"Bearer {self._token or settings.auth_token}"
+        else:
+            raise ConfigError(
+                "no credentials for the API server are configured",
+                hint="Set api.credentials.access_key and secret_key in clearml.conf, or CLEARML_API_ACCESS_KEY and "
+                "CLEARML_API_SECRET_KEY; `clearml-agent init` writes the file",
+            )
+        headers = self._headers(authorization, "application/json")
+        reply = self._transport.post("/auth.login", b"{}", headers, timeout=LOGIN_TIMEOUT_SECONDS)
+        status, data = _read_envelope("auth.login", reply)
+        token = data.get("token")
+        if status == 401 or not isinstance(token, str):
+            raise CredentialsRefused(
+                f"the API server {self.base_url} refused the credentials (access key {_masked(settings.access_key)})",
+                hint="Compare api.credentials in clearml.conf with the server's; a key may have been revoked",
+            )
+        return token
+
+    def _headers(self, authorization: str, content_type: str) -> dict[str, str]:
+        return {
+            "Authorization": authorization,
+            "Content-Type": content_type,
+            "Accept": "application/json",
+            "X-ClearML-Worker": self._name,
+            "X-Trains-Worker": self._name,
+            "X-ClearML-Agent": f"gpufleet-{__version__}",
+        }
+
+
+def _encoded(value: object) -> bytes:
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "replace")
+
+
+def _read_envelope(endpoint: str, reply: Reply) -> tuple[int, Json]:
+    """(200, data) or (401, {}); every other refusal is raised. An answer without envelope is not an API server's."""
+    try:
+        envelope = json.loads(reply.body)
+        meta, data = envelope["meta"], envelope.get("data") or {}
+        code, subcode = int(meta["result_code"]), int(meta.get("result_subcode") or 0)
+        message = str(meta.get("result_msg") or "")
+    except (ValueError, KeyError, TypeError) as error:
+        if reply.status >= 500 or reply.status == 429:
+            raise ApiError(endpoint, reply.status, 0, f"HTTP status {reply.status} from a server or a proxy") from error
+        raise ServerUnreachable(
+            f"what answered {endpoint} is not a ClearML API server (HTTP status {reply.status})",
+            hint="api.api_server has to be the API's address (port 8008 by default), not the web page's",
+        ) from error
+    if code == 401:
+        return 401, {}
+    if code != 200:
+        raise ApiError(endpoint, code, subcode, message)
+    return 200, data
+
+
+def _claims(token: str) -> Json:
+    """The payload of a JWT, unverified; {} if it is not one."""
+    parts = token.split(".")
+    if len(parts) != 3:
+        return {}
+    try:
+        padded = parts[1].replace("-", "+").replace("_", "/") + "=" * (-len(parts[1]) % 4)
+        claims = json.loads(binascii.a2b_base64(padded))
+    except (ValueError, binascii.Error):
+        return {}
+    return claims if isinstance(claims, dict) else {}
+
+
+def _masked(key: str | None) -> str:
+    return f"{key[:4]}…" if key else "none"
+
+
+def open_client(settings: ApiSettings, *, name: str = "", environ: Mapping[str, str] | None = None) -> Client:
+    """A client for the configured server; nothing is sent yet. `name` is the machine name the server shows."""
+    environ = os.environ if environ is None else environ
+    transport = Transport(
+        settings.api_server,
+        connect_timeout=settings.connect_timeout_seconds,
+        verify=settings.verify_certificate,
+        proxy=proxy_for(settings.api_server, environ),
+    )
+    return Client(transport, settings, name=name or socket.gethostname())
+
+
+class AsyncClient:
+    """The same client for code that runs in the event loop: every call happens in a thread."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    @property
+    def sync(self) -> Client:
+        return self._client
+
+    async def send(self, call: Call[T]) -> T:
+        return await asyncio.to_thread(self._client.send, call)
+
+    async def send_until_answered(
+        self,
+        call: Call[T],
+        *,
+        first_pause: float = 0.2,
+        longest_pause: float = 15.0,
+        give_up_after: float | None = None,
+    ) -> T:
+        """Repeat a call that may be repeated until the server answers it, with growing pauses.
+
+        Refusals (4xx) are raised at once; outages, 5xx, 429 and lost replies are waited out, for at most
+        `give_up_after` seconds (None: for as long as it takes).
+        """
+        pause = first_pause
+        deadline = None if give_up_after is None else time.monotonic() + give_up_after
+        while True:
+            try:
+                return await self.send(call)
+            except (ServerUnreachable, ReplyLost):
+                if deadline is not None and time.monotonic() + pause > deadline:
+                    raise
+            except ApiError as error:
+                if not error.is_server_fault or (deadline is not None and time.monotonic() + pause > deadline):
+                    raise
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, longest_pause)

@@ -1,0 +1,36 @@
+"""What the server can do beyond the ClearML API that every server has.
+
+Our embedded server lists its extensions in `server.info` → `features`; a ClearML Server has no such field, so an
+agent uses an extension only where it exists.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from agent.api.client import Call
+from agent.models import Json
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Features:
+    """The extensions of one server; all absent on a ClearML Server."""
+
+    wait_for_task: bool = False  # get_next_task holds the request and looks at several queues
+    repeatable_pop: bool = False  # a named pop with the same claim gives the same answer again
+    log_ids: bool = False  # a console event with a known id is not stored twice
+    wait_for_status: bool = False  # tasks.get_all holds the request until a status changes
+
+    @classmethod
+    def from_info(cls, info: Json) -> Features:
+        names = set(info.get("features") or ())
+        return cls(
+            wait_for_task="get_next_task.wait" in names,
+            repeatable_pop="get_next_task.claim" in names,
+            log_ids="events.log_ids" in names,
+            wait_for_status="tasks.status_wait" in names,
+        )
+
+
+def info() -> Call[Features]:
+    return Call(endpoint="server.info", parse=Features.from_info)

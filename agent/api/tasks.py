@@ -1,0 +1,105 @@
+"""Calls of the `tasks` service."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from agent.api.client import Call, plain
+from agent.models import Json, Task
+from agent.states import TaskStatus
+
+
+@dataclass(frozen=True, slots=True)
+class StatusLook:
+    """What one look at a task's status showed; `message` is where the server writes "stopping"."""
+
+    status: TaskStatus
+    message: str
+
+
+def get_by_id(task_id: str) -> Call[Task]:
+    """The whole task; ApiError 400/101 if there is none."""
+    return Call(endpoint="tasks.get_by_id", body={"task": task_id}, parse=lambda data: Task.from_wire(data["task"]))
+
+
+def find_by_name(name: str) -> Call[list[Json]]:
+    """Id and name of the tasks whose name equals `name`, in any letter case."""
+
+    def same_name(data: Json) -> list[Json]:
+        return [task for task in data.get("tasks", []) if str(task.get("name", "")).lower() == name.lower()]
+
+    pattern = "(?i)^" + "".join(f"\\{char}" if char in r"\.^$*+?{}[]|()-" else char for char in name) + "$"
+    body = {"name": pattern, "only_fields": ["id", "name"], "search_hidden": True}
+    return Call(endpoint="tasks.get_all", body=body, parse=same_name)
+
+
+def look(task_id: str, *, known: StatusLook | None = None, hold_seconds: float = 0.0) -> Call[StatusLook | None]:
+    """Status and message of a task, None if it is gone.
+
+    With `hold_seconds` (only for a server with the feature `tasks.status_wait`) the answer is kept back until it
+    differs from `known`.
+    """
+
+    def parse(data: Json) -> StatusLook | None:
+        for task in data.get("tasks", []):
+            if task.get("id", task_id) == task_id:
+                return StatusLook(TaskStatus(str(task.get("status"))), str(task.get("status_message") or ""))
+        return None
+
+    body: Json = {"id": [task_id], "only_fields": ["status", "status_message"], "search_hidden": True}
+    if hold_seconds and known is not None:
+        body |= {"wait": hold_seconds, "known": {task_id: [known.status.value, known.message]}}
+    return Call(endpoint="tasks.get_all", body=body, parse=parse, hold_seconds=hold_seconds)
+
+
+def started(task_id: str, *, reason: str, message: str, force: bool = False) -> Call[Json]:
+    """queued/created → in_progress; 400/110 where the state machine forbids it."""
+    return _transition("tasks.started", task_id, reason, message, force)
+
+
+def completed(task_id: str, *, reason: str, message: str, force: bool = False) -> Call[Json]:
+    return _transition("tasks.completed", task_id, reason, message, force)
+
+
+def stopped(task_id: str, *, reason: str, message: str, force: bool = False) -> Call[Json]:
+    return _transition("tasks.stopped", task_id, reason, message, force)
+
+
+def failed(task_id: str, *, reason: str, message: str, force: bool = False) -> Call[Json]:
+    return _transition("tasks.failed", task_id, reason, message, force)
+
+
+def _transition(endpoint: str, task_id: str, reason: str, message: str, force: bool) -> Call[Json]:
+    body = {"task": task_id, "status_reason": reason, "status_message": message, "force": force}
+    return plain(endpoint, body)
+
+
+def ping(task_id: str) -> Call[Json]:
+    return plain("tasks.ping", {"task": task_id})
+
+
+def edit(task_id: str, fields: Json) -> Call[Json]:
+    """Change fields of a task in any state; `script` is merged one level deep, `runtime` is replaced."""
+    return plain("tasks.edit", {"task": task_id, "force": True, **fields})
+
+
+def set_requirements(task_id: str, requirements: Json) -> Call[Json]:
+    """Replace `script.requirements` as a whole."""
+    return plain("tasks.set_requirements", {"task": task_id, "requirements": requirements})
+
+
+def enqueue(task_id: str, queue: str, *, reason: str, force: bool = False) -> Call[Json]:
+    return plain("tasks.enqueue", {"task": task_id, "queue": queue, "status_reason": reason, "force": force})
+
+
+def dequeue(task_id: str, *, new_status: TaskStatus) -> Call[int]:
+    """Take a task out of its queue; the reply's `updated` is 1 if it was queued (or already in progress)."""
+    body = {"task": task_id, "new_status": new_status.value}
+    return Call(endpoint="tasks.dequeue", body=body, parse=lambda data: int(data.get("updated") or 0))
+
+
+def clone(task_id: str, *, name: str) -> Call[str]:
+    """A draft copy; returns its id. Not to be repeated blindly: each repeat makes one more."""
+    return Call(
+        endpoint="tasks.clone", body={"task": task_id, "new_task_name": name}, parse=lambda data: str(data["id"])
+    )

@@ -1,0 +1,116 @@
+"""Every error a person can meet, with the exit code it ends in and a hint what to try.
+
+One base class, one place that turns an error into a line and an exit code (`agent.cli.main`, and
+`agent.worker.__main__` for the daemon). Exit code 1 is what `clearml-agent` uses for any handled error;
+the narrower codes below let a unit file or a script tell causes apart.
+
+    0 success                      5 credentials refused
+    1 other error                  6 unknown queue or task
+    2 usage                        7 bad GPU specification
+    3 configuration                8 an agent with this worker id is already running
+    4 server unreachable         254 interrupted
+"""
+
+from __future__ import annotations
+
+
+class AgentError(Exception):
+    """What failed, on what, and what to try.
+
+    `message` is one line without a trailing full stop; `hint` is a sentence or empty.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message}\n  {self.hint}" if self.hint else self.message
+
+
+class UsageError(AgentError):
+    """The command line contradicts itself."""
+
+    exit_code = 2
+
+
+class ConfigError(AgentError):
+    """A configuration file is missing, unreadable or says something we do not understand."""
+
+    exit_code = 3
+
+
+class ServerUnreachable(AgentError):
+    """No answer, or none that is an answer: refused, timed out, TLS failure, not an API server."""
+
+    exit_code = 4
+
+
+class CredentialsRefused(AgentError):
+    """The server answered 401: wrong key or secret, or a token that is no longer accepted."""
+
+    exit_code = 5
+
+
+class UnknownQueue(AgentError):
+    """A queue name or id that the server does not have."""
+
+    exit_code = 6
+
+
+class UnknownTask(AgentError):
+    """A task id or name that the server does not have, or a name that several tasks share."""
+
+    exit_code = 6
+
+
+class GpuSpecError(AgentError):
+    """A `--gpus` value that cannot be read or names a GPU this host does not have."""
+
+    exit_code = 7
+
+
+class AlreadyRunning(AgentError):
+    """Another live agent on this host holds the same worker id."""
+
+    exit_code = 8
+
+
+class Interrupted(AgentError):
+    """Ctrl-C or a stop request ended a foreground command."""
+
+    exit_code = 254
+
+
+class ApiError(AgentError):
+    """The server understood the call and refused it: `code`/`subcode` are the envelope's numbers.
+
+    `code` is an HTTP status, `subcode` ClearML's detail, e.g. (400, 101) unknown task, (400, 110) status transition
+    refused, (400, 701) unknown queue, (404, 0) the server has no such endpoint.
+    """
+
+    def __init__(self, endpoint: str, code: int, subcode: int, message: str) -> None:
+        super().__init__(f"{endpoint} was refused: {message} <{code}/{subcode}>")
+        self.endpoint = endpoint
+        self.code = code
+        self.subcode = subcode
+        self.reason = message
+
+    def is_(self, code: int, subcode: int) -> bool:
+        return (self.code, self.subcode) == (code, subcode)
+
+    @property
+    def is_unknown_endpoint(self) -> bool:
+        return self.code == 404
+
+    @property
+    def is_server_fault(self) -> bool:
+        """5xx and 429: nothing is known of the effect; the call may be repeated later."""
+        return self.code >= 500 or self.code == 429
+
+
+class ReplyLost(ServerUnreachable):
+    """The request was sent and no reply came: whether it took effect has to be found out by looking."""

@@ -1,0 +1,185 @@
+"""The values that travel between the parts of the agent, parsed once at the edge and valid inside."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from agent.states import TaskStatus
+
+Json = dict[str, Any]
+
+
+def _text(value: object) -> str:
+    return "" if value is None else str(value)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Script:
+    """`task.script`: what to run. `diff` keeps its bytes; the other texts are stripped.
+
+    `requirements` maps an installer's name ("pip", "conda", "org_pip", ...) to its text, or to None where the
+    server stored null; a list on the wire is joined by newlines. A missing key and None mean "look in the
+    repository", an empty text means "nothing recorded" (reference: ClearML agent, requirement semantics).
+    """
+
+    binary: str = "python"
+    repository: str = ""
+    branch: str = ""
+    tag: str = ""
+    version_num: str = ""
+    entry_point: str = ""
+    working_dir: str = "."
+    diff: str = ""
+    requirements: Mapping[str, str | None] = field(default_factory=dict)
+
+    @classmethod
+    def from_wire(cls, data: Mapping[str, Any]) -> Script:
+        wanted = data.get("requirements") or {}
+        if not isinstance(wanted, Mapping):
+            wanted = {"pip": wanted}
+        return cls(
+            binary=_text(data.get("binary")).strip() or "python",
+            repository=_text(data.get("repository")).strip(),
+            branch=_text(data.get("branch")).strip(),
+            tag=_text(data.get("tag")).strip(),
+            version_num=_text(data.get("version_num")).strip(),
+            entry_point=_text(data.get("entry_point")).strip(),
+            working_dir=_text(data.get("working_dir")).strip() or ".",
+            diff=_text(data.get("diff")),
+            requirements={name: _joined(value) for name, value in wanted.items()},
+        )
+
+
+def _joined(value: object) -> str | None:
+    if value is None:
+        return None
+    if isinstance(value, list):
+        return "\n".join(str(line) for line in value)
+    return str(value)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """One task as the server describes it; `raw` is the whole object for what has no field here."""
+
+    id: str
+    name: str = ""
+    project: str = ""
+    status: TaskStatus = TaskStatus.UNKNOWN
+    status_message: str = ""
+    status_reason: str = ""
+    script: Script = field(default_factory=Script)
+    hyperparams: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
+    runtime: Mapping[str, Any] = field(default_factory=dict)
+    raw: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def from_wire(cls, data: Mapping[str, Any]) -> Task:
+        """Read a task object of `tasks.get_by_id`; unknown fields are kept in `raw`, missing ones get defaults."""
+        return cls(
+            id=str(data["id"]),
+            name=_text(data.get("name")),
+            project=_text(data.get("project")),
+            status=TaskStatus(_text(data.get("status"))),
+            status_message=_text(data.get("status_message")),
+            status_reason=_text(data.get("status_reason")),
+            script=Script.from_wire(data.get("script") or {}),
+            hyperparams=data.get("hyperparams") or {},
+            runtime=data.get("runtime") or {},
+            raw=data,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """How a run ended, as the executor saw it: the content of `outcome.json`.
+
+    `phase` is the step that ended the run ("prepare", "checkout", "patch", "requirements", "environment", "run").
+    In phase "run" exactly one of `exit_code` (0..255) and `signal` (number) is set; before it, `error` says in
+    one paragraph what failed and what to try, and `infrastructure` tells a fault of the host or the network from a
+    fault of the task. `stopped`: the end was asked for (SIGTERM to the executor). Times are epoch milliseconds.
+    """
+
+    phase: str
+    exit_code: int | None = None
+    signal: int | None = None
+    error: str = ""
+    infrastructure: bool = False
+    stopped: bool = False
+    timings: Mapping[str, float] = field(default_factory=dict)
+    finished_at_ms: int = 0
+    version: int = 1
+
+    def to_json(self) -> Json:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Outcome:
+        known = {name: data[name] for name in cls.__dataclass_fields__ if name in data}
+        return cls(**known)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExecutorSetup:
+    """What the executor needs besides the task: the content of `setup.json` (0600, it carries git credentials).
+
+    `settings` is `Settings.to_json()`; `environment` is laid over the inherited environment of the task's process
+    (GPU visibility, worker id); `optimize` counts `-O` flags for the task's interpreter; `log_level` becomes
+    CLEARML_LOG_LEVEL.
+    """
+
+    settings: Json
+    worker_id: str
+    environment: Mapping[str, str] = field(default_factory=dict)
+    optimize: int = 0
+    log_level: str = "INFO"
+    standalone: bool = False
+    version: int = 1
+
+    def to_json(self) -> Json:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> ExecutorSetup:
+        known = {name: data[name] for name in cls.__dataclass_fields__ if name in data}
+        return cls(**known)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerSetup:
+    """What `clearml-agent daemon` hands to `python -m agent.worker`: command line and configuration, resolved.
+
+    `settings` is `Settings.to_json()`. `gpus` is the text of `--gpus` (None: not given), `gpu_environment` the
+    variables it stands for, `gpu_suffix` its part of the worker id ("gpu0,1"; None: the id ends in a slot number).
+    `queues` are names or ids in order of preference; empty: the server's default queue. `log_level` is ours,
+    `json_logs` switches the daemon's own log to one JSON object a line.
+    """
+
+    settings: Json
+    queues: tuple[str, ...] = ()
+    create_queue: bool = False
+    order_fairness: bool = False
+    foreground: bool = False
+    gpus: str | None = None
+    gpu_environment: Mapping[str, str] = field(default_factory=dict)
+    gpu_suffix: str | None = None
+    cpu_only: bool = False
+    polling_interval_seconds: float | None = None
+    child_report_tags: tuple[str, ...] = ()
+    standalone: bool = False
+    optimize: int = 0
+    log_level: str = "INFO"
+    json_logs: bool = False
+    version: int = 1
+
+    def to_json(self) -> Json:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> WorkerSetup:
+        known = {name: data[name] for name in cls.__dataclass_fields__ if name in data}
+        for name in ("queues", "child_report_tags"):
+            known[name] = tuple(known.get(name) or ())
+        return cls(**known)

@@ -1,0 +1,202 @@
+"""Takes the next task without ever losing one.
+
+    look at the head of the queues  →  write claim.json (fsync)  →  pop that very task by name  →  read its status  →
+    started
+
+A pop is the one call that destroys something, so its name is on our disk before it is made, and a lost reply is
+resolved by looking. On our own server the pop carries a token and may simply be repeated. A ClearML Server
+before API 2.21 cannot pop by name; there the plain pop is made once and the claim is written right after.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from agent.api import queues, tasks
+from agent.api.client import AsyncClient
+from agent.api.queues import Queue, Waiting
+from agent.api.server import Features
+from agent.errors import ApiError, ReplyLost, ServerUnreachable
+from agent.models import Task
+from agent.runner.rundir import Claim, RunDirectory, Runs
+from agent.states import RunPhase, TaskStatus
+
+log = logging.getLogger(__name__)
+
+FIRST_VERSION_WITH_NAMED_POP = (2, 21)
+#: How long a competitor that took the task from under us may need until the server shows that it runs.
+OTHERS_START_SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """Where tasks come from: the queues in order of preference, and what the server can do."""
+
+    queues: tuple[Queue, ...]
+    features: Features
+    api_version: tuple[int, ...]
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        return tuple(queue.id for queue in self.queues)
+
+    @property
+    def can_pop_by_name(self) -> bool:
+        return self.features.repeatable_pop or self.api_version >= FIRST_VERSION_WITH_NAMED_POP
+
+    def name_of(self, queue_id: str) -> str:
+        return next((queue.name for queue in self.queues if queue.id == queue_id), queue_id)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claimed:
+    """A task that is ours, with its run directory; the server still says `queued`."""
+
+    run: RunDirectory
+    claim: Claim
+    task: Task
+
+
+async def next_waiting(
+    api: AsyncClient, source: Source, order: Sequence[str], *, hold_seconds: float
+) -> Waiting | None:
+    """The first task of the first queue that has one. On our own server this call waits for a task to come."""
+    if source.features.wait_for_task:
+        return await api.send(queues.wait_for_next(order, hold_seconds=hold_seconds))
+    for queue in order:
+        try:
+            waiting = await api.send(queues.peek(queue))
+        except ApiError as error:
+            if not error.is_(400, 701):
+                raise
+            log.warning("queue %s is gone", source.name_of(queue))
+            continue
+        if waiting is not None:
+            return waiting
+    return None
+
+
+async def first_listed(api: AsyncClient, order: Sequence[str]) -> Waiting | None:
+    """The same by listing the queues, for servers that know neither `peek_task` nor a named pop."""
+    for queue in order:
+        listed = await api.send(queues.entries(queue))
+        if listed:
+            return Waiting(listed[0], queue)
+    return None
+
+
+async def claim_task(api: AsyncClient, source: Source, runs: Runs, waiting: Waiting, *, worker: str) -> Claimed | None:
+    """Make `waiting` ours; None if somebody else has it or it is no longer to be run.
+
+    The claim's directory is gone again in that case. Raises what the server raises; then the claim stays on the disk
+    and recovery decides about it.
+    """
+    run, claim = runs.create(
+        Claim(
+            task=waiting.task,
+            attempt=0,
+            worker=worker,
+            queue=waiting.queue,
+            queue_name=source.name_of(waiting.queue),
+            token=uuid.uuid4().hex,
+            phase=RunPhase.CLAIMING,
+            claimed_at_ms=int(time.time() * 1000),
+        )
+    )
+    if not await pop_for(api, source, claim):
+        run.remove()
+        return None
+    claim = run.advance(claim, RunPhase.CLAIMED)
+    return await confirm(api, run, claim)
+
+
+async def claim_unnamed(api: AsyncClient, source: Source, runs: Runs, queue: str, *, worker: str) -> Claimed | None:
+    """The plain pop of servers that know no other."""
+    waiting = await api.send(queues.pop_any(queue))
+    if waiting is None:
+        return None
+    run, claim = runs.create(
+        Claim(
+            task=waiting.task,
+            attempt=0,
+            worker=worker,
+            queue=queue,
+            queue_name=source.name_of(queue),
+            token="",
+            phase=RunPhase.CLAIMED,
+            claimed_at_ms=int(time.time() * 1000),
+        )
+    )
+    return await confirm(api, run, claim)
+
+
+async def pop_for(api: AsyncClient, source: Source, claim: Claim) -> bool:
+    """Pop the claim's task; whatever happens to the reply, the answer is what really happened."""
+    waiting = Waiting(claim.task, claim.queue)
+    if source.features.repeatable_pop:
+        return await api.send_until_answered(queues.pop(waiting, claim=claim.token))
+    while True:
+        try:
+            return await api.send(queues.pop(waiting))
+        except ServerUnreachable as error:
+            if not isinstance(error, ReplyLost):
+                await asyncio.sleep(1.0)
+                continue
+        except ApiError as error:
+            if not error.is_server_fault:
+                raise
+        if not await _is_still_queued(api, claim):
+            return await is_orphan(api, claim)
+
+
+async def _is_still_queued(api: AsyncClient, claim: Claim) -> bool:
+    try:
+        return claim.task in await api.send_until_answered(queues.entries(claim.queue))
+    except ApiError:
+        return False
+
+
+async def is_orphan(api: AsyncClient, claim: Claim) -> bool:
+    """Whether a task that is in no queue any more stays `queued`: then nobody but us can have popped it.
+
+    Somebody else who did would start it within seconds.
+    """
+    deadline = asyncio.get_running_loop().time() + OTHERS_START_SECONDS
+    while True:
+        look = await api.send_until_answered(tasks.look(claim.task))
+        if look is None or look.status is not TaskStatus.QUEUED or await _is_still_queued(api, claim):
+            return False
+        if asyncio.get_running_loop().time() > deadline:
+            return True
+        await asyncio.sleep(1.0)
+
+
+async def confirm(api: AsyncClient, run: RunDirectory, claim: Claim) -> Claimed | None:
+    """Read the popped task; it is run only if the server still says `queued`."""
+    try:
+        task = await api.send_until_answered(tasks.get_by_id(claim.task))
+    except ApiError as error:
+        log.warning("task %s was popped but cannot be read: %s", claim.task, error.message)
+        run.remove()
+        return None
+    if task.status is not TaskStatus.QUEUED:
+        log.info("task %s is %s, not queued: left alone", claim.task, task.status.value)
+        run.remove()
+        return None
+    run.write_task(task)
+    return Claimed(run=run, claim=claim, task=task)
+
+
+async def give_back(api: AsyncClient, run: RunDirectory, claim: Claim, *, reason: str, force: bool = False) -> None:
+    """Put a task that never started back to the front of its queue, and forget the run."""
+    try:
+        await api.send_until_answered(tasks.enqueue(claim.task, claim.queue, reason=reason, force=force))
+        await api.send_until_answered(queues.move_to_front(claim.queue, claim.task))
+    except ApiError as error:
+        log.warning("task %s could not be put back into queue %s: %s", claim.task, claim.queue_name, error.message)
+    run.remove()

@@ -1,0 +1,213 @@
+"""The console of a run on disk, and the events it becomes.
+
+Segments `console/000000.log`, `000001.log`, ... hold one record a line: `<epoch ms>\\t<kind>\\t<text>`. Kind `o` is
+output of the task, `i`, `w` and `e` are notices of ours. Segment 0 is written by the runner before the executor exists,
+the others by the executor. Only whole lines are ever read, so a reader never sees half a record.
+
+Everything here is a pure function of the bytes in a range of a segment: the same range always becomes the same events,
+with the same ids and timestamps, whoever sends it and however often.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from agent.api.events import log_event
+from agent.files import read_json, write_json
+from agent.models import Json
+
+EVENT_BYTES = 64 * 1024
+RANGE_BYTES = 1024 * 1024
+#: Lines read within this time of each other may share an event and so a timestamp.
+SAME_MOMENT_MS = 100
+LEVELS = {"o": "DEBUG", "i": "INFO", "w": "WARNING", "e": "ERROR"}
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Position:
+    """A place between two records: segment number and byte offset in it."""
+
+    segment: int = 0
+    offset: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Range:
+    """Whole records of one segment, `start` to `end` (exclusive), in bytes. `after_ms`: timestamp of the event
+    before.
+    """
+
+    segment: int
+    start: int
+    end: int
+    after_ms: int
+
+    @property
+    def position(self) -> Position:
+        return Position(self.segment, self.end)
+
+
+class Console:
+    """Reads the segments of one run and remembers how far they were shipped."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def note(self, text: str, *, kind: str = "i") -> None:
+        """Append notices to segment 0; only before the executor has started."""
+        self._append(0, text, kind)
+
+    def closing_note(self, text: str, *, kind: str = "i") -> None:
+        """Append notices behind everything else, once; only after the executor has ended."""
+        last = self.last_segment()
+        if last and self._read(last, 0, RANGE_BYTES).endswith(
+            _record(0, kind, text.splitlines()[-1]).partition(b"\t")[2]
+        ):
+            return
+        self._append(last + 1, text, kind)
+
+    def _append(self, segment: int, text: str, kind: str) -> None:
+        now = int(time.time() * 1000)
+        with open(self._path(segment), "ab") as file:
+            file.write(b"".join(_record(now, kind, line) for line in text.splitlines()))
+
+    def last_segment(self) -> int:
+        numbers = [int(name[:-4]) for name in os.listdir(self._directory) if name.endswith(".log")]
+        return max(numbers, default=0)
+
+    def next_range(self, position: Position, *, after_ms: int) -> Range | None:
+        """The next records after `position`, at most about 1 MiB of them; None if there are none yet."""
+        segment, offset = position.segment, position.offset
+        while True:
+            end = self._end_of_records(segment, offset)
+            if end > offset:
+                return Range(segment=segment, start=offset, end=end, after_ms=after_ms)
+            if segment >= self.last_segment():
+                return None
+            segment, offset = segment + 1, 0
+
+    def _end_of_records(self, segment: int, offset: int) -> int:
+        data = self._read(segment, offset, RANGE_BYTES)
+        cut = data.rfind(b"\n") + 1
+        return offset + cut
+
+    def _read(self, segment: int, offset: int, size: int) -> bytes:
+        try:
+            with open(self._path(segment), "rb") as file:
+                file.seek(offset)
+                return file.read(size)
+        except FileNotFoundError:
+            return b""
+
+    def size_after(self, position: Position) -> int:
+        """Bytes waiting after `position`, cheaply (for deciding whether to look)."""
+        try:
+            here = os.stat(self._path(position.segment)).st_size - position.offset
+        except FileNotFoundError:
+            here = 0
+        if here > 0:
+            return here
+        try:
+            return os.stat(self._path(position.segment + 1)).st_size
+        except FileNotFoundError:
+            return 0
+
+    def events_of(self, chunk: Range, *, task: str, worker: str, attempt: int) -> list[Json]:
+        """The console events of a range: records close in time and of one level share an event of at most 64 KiB.
+
+        Event timestamps are the time of their first record, made strictly increasing so that a server which sorts
+        by time keeps the order. Ids name the attempt and the place, so a repeat can be told from news.
+        """
+        events: list[Json] = []
+        previous = chunk.after_ms
+        data = self._read(chunk.segment, chunk.start, chunk.end - chunk.start)
+        for group in _groups(data, chunk.start):
+            previous = max(group.at_ms, previous + 1)
+            events.append(
+                log_event(
+                    task,
+                    worker,
+                    level=LEVELS.get(group.kind, "INFO"),
+                    message="\n".join(group.lines),
+                    timestamp_ms=previous,
+                    event_id=f"{attempt}.{chunk.segment}.{group.offset}",
+                )
+            )
+        return events
+
+    def read_shipped(self) -> tuple[Position, int, Range | None]:
+        """How far the server has acknowledged, the last event's timestamp, and a range whose fate is not known."""
+        data = read_json(self._directory / "shipped.json") or {}
+        position = Position(int(data.get("segment", 0)), int(data.get("offset", 0)))
+        sending = data.get("sending")
+        return position, int(data.get("last_ms", 0)), Range(**sending) if sending else None
+
+    def write_shipped(self, position: Position, last_ms: int, sending: Range | None) -> None:
+        value: Json = {"segment": position.segment, "offset": position.offset, "last_ms": last_ms}
+        if sending is not None:
+            value["sending"] = {
+                "segment": sending.segment,
+                "start": sending.start,
+                "end": sending.end,
+                "after_ms": sending.after_ms,
+            }
+        write_json(self._directory / "shipped.json", value)
+
+    def records(self, position: Position) -> Iterator[tuple[Position, int, str, str]]:
+        """(position after it, epoch ms, kind, text) of every whole record after `position`."""
+        while (chunk := self.next_range(position, after_ms=0)) is not None:
+            data = self._read(chunk.segment, chunk.start, chunk.end - chunk.start)
+            offset = chunk.start
+            for line in data.split(b"\n")[:-1]:
+                offset += len(line) + 1
+                at_ms, kind, text = _parse(line)
+                yield Position(chunk.segment, offset), at_ms, kind, text
+            position = chunk.position
+
+    def _path(self, segment: int) -> Path:
+        return self._directory / f"{segment:06d}.log"
+
+
+@dataclass(slots=True)
+class _Group:
+    offset: int
+    at_ms: int
+    kind: str
+    lines: list[str]
+    size: int
+
+
+def _groups(data: bytes, start: int) -> Iterator[_Group]:
+    group: _Group | None = None
+    offset = start
+    for line in data.split(b"\n")[:-1]:
+        at_ms, kind, text = _parse(line)
+        if group is not None and (
+            kind != group.kind or at_ms - group.at_ms > SAME_MOMENT_MS or group.size + len(line) > EVENT_BYTES
+        ):
+            yield group
+            group = None
+        if group is None:
+            group = _Group(offset, at_ms, kind, [], 0)
+        group.lines.append(text)
+        group.size += len(line)
+        offset += len(line) + 1
+    if group is not None:
+        yield group
+
+
+def _record(at_ms: int, kind: str, text: str) -> bytes:
+    return f"{at_ms}\t{kind}\t{text}\n".encode("utf-8", "replace")
+
+
+def _parse(line: bytes) -> tuple[int, str, str]:
+    """A record's fields; what is not a record (a disk that tore a page) is shown as it is rather than lost."""
+    stamp, _, rest = line.partition(b"\t")
+    kind, tab, text = rest.partition(b"\t")
+    if not tab or not stamp.isdigit():
+        return 0, "w", line.decode("utf-8", "replace")
+    return int(stamp), kind.decode("ascii", "replace"), text.decode("utf-8", "replace")

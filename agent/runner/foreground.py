@@ -1,0 +1,249 @@
+"""`clearml-agent execute`: one task in the foreground, complete on its own.
+
+The same runner and executor as the daemon's, without a queue: console, status, stop detection and resource readings all
+happen here, so that a batch system that calls this gets a task that ClearML can watch and abort. The exit code is the
+task's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import re
+import signal
+import sys
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Literal, TextIO
+
+from agent.api import server, tasks, workers
+from agent.api.client import AsyncClient, Client, open_client
+from agent.config.schema import Settings
+from agent.errors import AgentError, ApiError, UnknownTask
+from agent.models import ExecutorSetup, Task
+from agent.runner.claim import Claimed
+from agent.runner.console import Console, Position
+from agent.runner.lifecycle import RunContext, conclude, run_task
+from agent.runner.machine import MachineSampler
+from agent.runner.outcome import StopCause
+from agent.runner.rundir import Claim, RunDirectory, Runs
+from agent.runtimes.host import HostRuntime
+from agent.states import RunPhase, TaskStatus
+
+log = logging.getLogger(__name__)
+
+Monitoring = Literal["task", "none", "full"]
+TASK_ID = re.compile(r"^[0-9a-f]{32}$")
+ECHO_SECONDS = 0.1
+
+
+def execute(
+    settings: Settings,
+    *,
+    task: str,
+    clone: bool = False,
+    require_queue: bool = False,
+    monitoring: Monitoring = "task",
+    gpu_environment: Mapping[str, str] | None = None,
+    gpu_suffix: str | None = None,
+    optimize: int = 0,
+    log_level: str = "INFO",
+    log_file: str | None = None,
+    standalone: bool = False,
+) -> int:
+    """Run one task to its end and return its exit code.
+
+    `task` is an id or an exact, unique name. `monitoring` "task" reports console, status and readings; "full" registers
+    as a worker besides; "none" reports nothing and only prints (somebody else watches). Raises UnknownTask and what the
+    server raises before the task has started.
+    """
+    client = open_client(settings.api, name=settings.agent.worker_name)
+    name = settings.agent.worker_id or ":".join(
+        [settings.agent.worker_name, *([gpu_suffix] if gpu_suffix else []), str(os.getpid())]
+    )
+    setup = ExecutorSetup(
+        settings=settings.to_json(),
+        worker_id=name,
+        environment=gpu_environment or {},
+        optimize=optimize,
+        log_level=log_level,
+        standalone=standalone,
+    )
+    try:
+        wanted = find_task(client, task)
+        if clone:
+            wanted = client.send(tasks.get_by_id(client.send(tasks.clone(wanted.id, name=f"Clone of {wanted.name}"))))
+        with _output(log_file) as output:
+            return asyncio.run(
+                _execute(
+                    settings,
+                    client,
+                    setup,
+                    wanted,
+                    from_queue=not clone,
+                    require_queue=require_queue,
+                    monitoring=monitoring,
+                    output=output,
+                )
+            )
+    finally:
+        client.close()
+
+
+def find_task(client: Client, wanted: str) -> Task:
+    """The task of this id or name (compared in any letter case). Raises UnknownTask if there is none, or several."""
+    if not TASK_ID.match(wanted):
+        found = client.send(tasks.find_by_name(wanted))
+        if len(found) != 1:
+            problem = "no task has" if not found else f"{len(found)} tasks have"
+            raise UnknownTask(f"{problem} the name {wanted!r}", hint="Give the task's id, which the web page shows")
+        wanted = str(found[0]["id"])
+    try:
+        return client.send(tasks.get_by_id(wanted))
+    except ApiError as error:
+        if error.is_(400, 101):
+            raise UnknownTask(
+                f"the server {client.base_url} has no task {wanted}", hint="Is the id complete, and is this its server?"
+            ) from error
+        raise
+
+
+async def _execute(
+    settings: Settings,
+    client: Client,
+    setup: ExecutorSetup,
+    task: Task,
+    *,
+    from_queue: bool,
+    require_queue: bool,
+    monitoring: Monitoring,
+    output: TextIO,
+) -> int:
+    api = AsyncClient(client)
+    if from_queue:
+        await _take_from_queue(api, task, required=require_queue)
+    run, claim = Runs(Path(settings.agent.state_dir).expanduser() / "runs").create(
+        Claim(
+            task=task.id,
+            attempt=0,
+            worker=setup.worker_id,
+            queue="",
+            queue_name="the command line",
+            token=uuid.uuid4().hex,
+            phase=RunPhase.CLAIMED,
+            claimed_at_ms=int(time.time() * 1000),
+        )
+    )
+    run.write_task(task)
+    context = await _context(settings, api, setup, monitoring=monitoring)
+    _end_on_signal(context.end_task)
+    ended = asyncio.Event()
+    echo = asyncio.create_task(_echo(Console(run.console), output, ended))
+    try:
+        if monitoring == "none":
+            return await _run_unwatched(context, run, claim)
+        verdict = await run_task(context, Claimed(run=run, claim=claim, task=task))
+        if verdict is None:
+            raise AgentError(
+                f"task {task.id} could not be started: the server says it is {task.status.value}",
+                hint="Reset the task, or run a copy of it with --clone",
+            )
+        return verdict.exit_code
+    finally:
+        ended.set()
+        await echo
+        run.remove()
+        if monitoring == "full":
+            await api.send_until_answered(workers.unregister(setup.worker_id), give_up_after=5.0)
+
+
+async def _take_from_queue(api: AsyncClient, task: Task, *, required: bool) -> None:
+    updated = await api.send_until_answered(
+        tasks.dequeue(task.id, new_status=TaskStatus.IN_PROGRESS), give_up_after=60.0
+    )
+    if required and not updated:
+        raise AgentError(
+            f"task {task.id} is in no queue, and --require-queue was given",
+            hint="Somebody else may have taken it already",
+        )
+
+
+async def _context(settings: Settings, api: AsyncClient, setup: ExecutorSetup, *, monitoring: Monitoring) -> RunContext:
+    try:
+        features = await api.send_until_answered(server.info(), give_up_after=30.0)
+    except ApiError:
+        features = server.Features()
+    if monitoring == "full":
+        await api.send_until_answered(workers.register(setup.worker_id, queues=()), give_up_after=60.0)
+
+    async def announce(task: str | None, queue: str | None) -> None:
+        if monitoring == "none" or task is None:
+            return
+        report = workers.status_report(setup.worker_id, queues=(), task=task, queue=queue or None)
+        try:
+            await api.send(report)
+        except AgentError as error:
+            log.warning("the status report was not taken: %s", error.message)
+
+    return RunContext(
+        api=api,
+        features=features,
+        runtime=HostRuntime(),
+        settings=settings,
+        worker=setup.worker_id,
+        executor_setup=setup,
+        executor_environ=dict(os.environ),
+        sampler=MachineSampler(disk_path=settings.agent.resource_monitoring.disk_use_path or "~"),
+        announce=announce,
+    )
+
+
+async def _run_unwatched(context: RunContext, run: RunDirectory, claim: Claim) -> int:
+    """Launch and wait; nothing is sent to the server."""
+    run.write_setup(context.executor_setup)
+    handle = await context.runtime.launch(run.path, context.executor_environ)
+    ending = asyncio.create_task(context.end_task.wait())
+    waiting = asyncio.create_task(handle.wait())
+    await asyncio.wait((ending, waiting), return_when=asyncio.FIRST_COMPLETED)
+    if not waiting.done():
+        run.request_stop(StopCause.SHUTDOWN.value)
+        handle.stop()
+    await waiting
+    ending.cancel()
+    return conclude(run, claim).exit_code
+
+
+def _end_on_signal(end_task: asyncio.Event) -> None:
+    """Ctrl-C and a batch system's TERM both end the task; there is no next agent that would adopt it."""
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, end_task.set)
+
+
+async def _echo(console: Console, output: TextIO, ended: asyncio.Event) -> None:
+    """Print the run's console as it grows, and what is left of it once the run has ended."""
+    position = Position()
+    while True:
+        is_last = ended.is_set()
+        for after, _at_ms, _kind, text in console.records(position):
+            output.write(text + "\n")
+            position = after
+        output.flush()
+        if is_last:
+            return
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(ended.wait(), ECHO_SECONDS)
+
+
+@contextlib.contextmanager
+def _output(log_file: str | None) -> Iterator[TextIO]:
+    """Standard output, or the file that `--log-file` names (0600, appended to)."""
+    if log_file is None:
+        yield sys.stdout
+        return
+    with open(os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "a", encoding="utf-8") as file:
+        yield file

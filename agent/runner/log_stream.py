@@ -1,0 +1,127 @@
+"""Ships a run's console to the server: in order, every line, each once.
+
+One range of records at a time. Before it is sent, the range is written down in `shipped.json`; after the server
+has acknowledged it, the position moves on. So whatever dies in between, the next sender repeats exactly the same range,
+which becomes exactly the same events. Whether a range whose reply was lost had arrived is decided by the
+server, where it knows event ids, and by looking at the task's log elsewhere.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from agent.api import events
+from agent.api.client import AsyncClient
+from agent.api.server import Features
+from agent.errors import ApiError, ReplyLost, ServerUnreachable
+from agent.models import Json
+from agent.runner.console import Console, Position, Range
+
+log = logging.getLogger(__name__)
+
+LOOK_SECONDS = 0.1
+FIRST_PAUSE_SECONDS = 0.25
+LONGEST_PAUSE_SECONDS = 5.0
+#: Waiting this long after the first new bytes gathers lines into fewer requests.
+GATHER_SECONDS = 0.1
+
+
+class LogStream:
+    """The console of one task on its way to the server."""
+
+    def __init__(
+        self, console: Console, api: AsyncClient, features: Features, *, task: str, worker: str, attempt: int
+    ) -> None:
+        self._console = console
+        self._api = api
+        self._features = features
+        self._task = task
+        self._worker = worker
+        self._attempt = attempt
+        self._position, self._last_ms, self._doubtful = console.read_shipped()
+        self._finishing = asyncio.Event()
+
+    @property
+    def position(self) -> Position:
+        return self._position
+
+    def finish(self) -> None:
+        """No more output will come: `run` ships what is there and returns."""
+        self._finishing.set()
+
+    async def run(self) -> None:
+        """Ship until told to finish and everything is acknowledged. An outage is waited out, however long."""
+        while True:
+            finishing = self._finishing.is_set()
+            chunk = self._doubtful or self._next()
+            if chunk is not None:
+                await self._ship(chunk)
+            elif finishing:
+                return
+            else:
+                await self._wait_for_output()
+
+    def _next(self) -> Range | None:
+        if not self._console.size_after(self._position):
+            return None
+        return self._console.next_range(self._position, after_ms=self._last_ms)
+
+    async def _wait_for_output(self) -> None:
+        while not self._finishing.is_set():
+            try:
+                await asyncio.wait_for(self._finishing.wait(), LOOK_SECONDS)
+            except TimeoutError:
+                if self._console.size_after(self._position):
+                    return
+
+    async def _ship(self, chunk: Range) -> None:
+        batch = await asyncio.to_thread(self._events_of, chunk)
+        doubtful = self._doubtful is not None
+        self._console.write_shipped(self._position, self._last_ms, chunk)
+        pause = FIRST_PAUSE_SECONDS
+        while not await self._try_to_send(batch, doubtful=doubtful):
+            doubtful = True
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, LONGEST_PAUSE_SECONDS)
+        self._doubtful = None
+        self._position = chunk.position
+        if batch:
+            self._last_ms = int(batch[-1]["timestamp"])
+        self._console.write_shipped(self._position, self._last_ms, None)
+
+    def _events_of(self, chunk: Range) -> list[Json]:
+        batch = self._console.events_of(chunk, task=self._task, worker=self._worker, attempt=self._attempt)
+        if not self._features.log_ids:
+            for event in batch:
+                del event["event_id"]
+        return batch
+
+    async def _try_to_send(self, batch: list[Json], *, doubtful: bool) -> bool:
+        try:
+            if doubtful and not self._features.log_ids:
+                batch = await self._missing_of(batch)
+            if batch:
+                await self._api.send(events.add_batch(batch))
+        except (ServerUnreachable, ReplyLost) as error:
+            log.warning("the console of task %s waits: %s", self._task, error.message, extra={"action": "ship"})
+            return False
+        except ApiError as error:
+            if error.is_server_fault:
+                log.warning("the console of task %s waits: %s", self._task, error.message, extra={"action": "ship"})
+                return False
+            # The server will never take these (task deleted or published): they stay on this host's disk.
+            log.error("the server refuses console lines of task %s: %s", self._task, error.message)
+        return True
+
+    async def _missing_of(self, batch: list[Json]) -> list[Json]:
+        """The events of `batch` that the server does not have, found by reading the log back."""
+        stored: set[tuple[int, str]] = set()
+        after, last = int(batch[0]["timestamp"]) - 1, int(batch[-1]["timestamp"])
+        while True:
+            page = await self._api.send(events.log_after(self._task, after))
+            stored.update((int(event.get("timestamp", 0)), str(event.get("msg", ""))) for event in page)
+            if not page or int(page[-1].get("timestamp", 0)) > last or int(page[-1]["timestamp"]) <= after:
+                break
+            after = int(page[-1]["timestamp"])
+        return [event for event in batch if (event["timestamp"], event["msg"]) not in stored]

@@ -1,0 +1,140 @@
+"""What a previous daemon left in `runs/`: finished, adopted, or given back, before the first poll.
+
+| phase of the claim | what is true                         | what is done                                            |
+|--------------------|--------------------------------------|---------------------------------------------------------|
+| claiming           | the pop may have happened            | ask the server; ours → as claimed, else forget          |
+| claimed            | ours, not started                    | back to the front of its queue                          |
+| started            | an executor lives                    | adopt                                                   |
+|                    | it left an outcome                   | report it                                               |
+|                    | it never began                       | back to the front of its queue                          |
+|                    | it died (kill -9, power)             | end what is left of the task, report it as failed       |
+| exited             | outcome or death is known            | report                                                  |
+| reported           |                                      | remove                                                  |
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+from agent.api import tasks
+from agent.errors import ApiError
+from agent.models import Task
+from agent.runner import claim as claiming
+from agent.runner.claim import Source
+from agent.runner.lifecycle import RunContext, see_through
+from agent.runner.rundir import Claim, RunDirectory, Runs
+from agent.runtimes.base import Handle
+from agent.runtimes.host import kill_user_process
+from agent.states import RunPhase, TaskStatus
+
+log = logging.getLogger(__name__)
+
+
+class GoneHandle:
+    """The handle of an executor that has already ended."""
+
+    async def wait(self) -> None:
+        return
+
+    def stop(self) -> None:
+        return
+
+    def kill(self) -> None:
+        return
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unfinished:
+    """A run to be seen through."""
+
+    run: RunDirectory
+    claim: Claim
+    task: Task
+    handle: Handle
+
+
+async def recover(context: RunContext, source: Source, runs: Runs) -> list[Unfinished]:
+    """Settle every run of this worker; returns those that still have to be seen through, living ones last."""
+    unfinished: list[Unfinished] = []
+    for run, claim in runs.of_worker(context.worker):
+        found = await _settle(context, source, run, claim)
+        if found is not None:
+            unfinished.append(found)
+    return sorted(unfinished, key=lambda one: not isinstance(one.handle, GoneHandle))
+
+
+async def _settle(context: RunContext, source: Source, run: RunDirectory, claim: Claim) -> Unfinished | None:
+    log.info("found run %s in phase %s", run.path.name, claim.phase.value, extra={"action": "recover"})
+    match claim.phase:
+        case RunPhase.CLAIMING:
+            if await _was_popped(context, source, claim):
+                await claiming.give_back(context.api, run, claim, reason="given back by a restarted agent")
+            else:
+                run.remove()
+        case RunPhase.CLAIMED:
+            await _give_back_if_queued(context, run, claim)
+        case RunPhase.STARTED:
+            return await _settle_started(context, run, claim)
+        case RunPhase.EXITED:
+            return _ended(run, claim)
+        case RunPhase.REPORTED:
+            run.remove()
+    return None
+
+
+async def _settle_started(context: RunContext, run: RunDirectory, claim: Claim) -> Unfinished | None:
+    handle = await context.runtime.attach(run.path)
+    task = run.read_task() or Task(id=claim.task)
+    if handle is not None:
+        log.info("task %s still runs: adopted", claim.task, extra={"action": "adopt", "task": claim.task})
+        await context.announce(claim.task, claim.queue)
+        return Unfinished(run=run, claim=claim, task=task, handle=handle)
+    if run.read_outcome() is None:
+        if run.read("launch") is None:
+            await _give_back_unlaunched(context, run, claim)
+            return None
+        if kill_user_process(run.path):
+            log.warning("ended what was left of task %s after its executor had died", claim.task)
+    return _ended(run, claim)
+
+
+def _ended(run: RunDirectory, claim: Claim) -> Unfinished:
+    return Unfinished(run=run, claim=claim, task=run.read_task() or Task(id=claim.task), handle=GoneHandle())
+
+
+async def _was_popped(context: RunContext, source: Source, claim: Claim) -> bool:
+    if source.features.repeatable_pop:
+        try:
+            return await claiming.pop_for(context.api, source, claim)
+        except ApiError as error:
+            log.warning("queue %s: %s", claim.queue_name, error.message)
+            return False
+    return await claiming.is_orphan(context.api, claim)
+
+
+async def _give_back_if_queued(context: RunContext, run: RunDirectory, claim: Claim) -> None:
+    try:
+        look = await context.api.send_until_answered(tasks.look(claim.task))
+    except ApiError as error:
+        log.warning("%s", error.message)
+        look = None
+    if look is not None and look.status is TaskStatus.QUEUED:
+        await claiming.give_back(context.api, run, claim, reason="given back by a restarted agent")
+        return
+    if look is not None and look.status is TaskStatus.IN_PROGRESS:  # `started` was sent, its phase was not written
+        await _give_back_unlaunched(context, run, claim)
+        return
+    run.remove()
+
+
+async def _give_back_unlaunched(context: RunContext, run: RunDirectory, claim: Claim) -> None:
+    """The server says `in_progress`, but nothing of the task has run: it may go to any agent again."""
+    log.warning("task %s was started but never launched: given back", claim.task, extra={"action": "give_back"})
+    await claiming.give_back(context.api, run, claim, reason="given back by a restarted agent", force=True)
+
+
+async def finish(context: RunContext, one: Unfinished) -> None:
+    """See an unfinished run through."""
+    await see_through(context, one.run, one.claim, one.task, one.handle)
+    one.run.remove()

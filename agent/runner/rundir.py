@@ -1,0 +1,144 @@
+"""The run directory: the one truth about a run on this host, `<state>/runs/<task id>.<attempt>/`.
+
+    claim.json       the claim and its phase (durable before the pop)
+    task.json        the task as the server described it
+    setup.json       what the executor needs besides the task
+    executor.lock    held by the executor for as long as it lives
+    launch.json      pid and start time of the executor, written by itself first of all
+    stop.json        why the run was asked to end
+    console/         segments with the output, and how far they were shipped
+    environment.json, user.json, outcome.json    written by the executor
+    workspace/       checkout and environment
+
+docs/architecture.md says who writes what and when.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from agent.files import read_json, sync_directory, write_json
+from agent.models import ExecutorSetup, Json, Outcome, Task
+from agent.states import RunPhase
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """Our hold on one task: the content of `claim.json`. `token` makes a repeated pop harmless."""
+
+    task: str
+    attempt: int
+    worker: str
+    queue: str
+    queue_name: str
+    token: str
+    phase: RunPhase
+    claimed_at_ms: int
+    version: int = 1
+
+    @classmethod
+    def from_json(cls, data: Json) -> Claim:
+        known = {name: data[name] for name in cls.__dataclass_fields__ if name in data}
+        return cls(**{**known, "phase": RunPhase(known["phase"])})
+
+
+class RunDirectory:
+    """One run's files."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.console = path / "console"
+        self.workspace = path / "workspace"
+        self.lock = path / "executor.lock"
+
+    @property
+    def task_id(self) -> str:
+        return self.path.name.rpartition(".")[0]
+
+    @property
+    def attempt(self) -> int:
+        return int(self.path.name.rpartition(".")[2])
+
+    def read_claim(self) -> Claim | None:
+        data = read_json(self.path / "claim.json")
+        return Claim.from_json(data) if data else None
+
+    def write_claim(self, claim: Claim) -> Claim:
+        write_json(self.path / "claim.json", asdict(claim), durable=True)
+        return claim
+
+    def advance(self, claim: Claim, phase: RunPhase) -> Claim:
+        return self.write_claim(replace(claim, phase=phase))
+
+    def write_task(self, task: Task) -> None:
+        write_json(self.path / "task.json", dict(task.raw))
+
+    def read_task(self) -> Task | None:
+        data = read_json(self.path / "task.json")
+        return Task.from_wire(data) if data else None
+
+    def write_setup(self, setup: ExecutorSetup) -> None:
+        write_json(self.path / "setup.json", setup.to_json())
+
+    def read(self, name: str) -> Json | None:
+        """`environment`, `launch`, `stop`, `user`: the content of that file, or None."""
+        return read_json(self.path / f"{name}.json")
+
+    def read_outcome(self) -> Outcome | None:
+        data = read_json(self.path / "outcome.json")
+        return Outcome.from_json(data) if data else None
+
+    def request_stop(self, cause: str) -> None:
+        """Note why the run is about to be stopped, for whoever reports its end. The first cause stays."""
+        if self.read("stop") is None:
+            write_json(self.path / "stop.json", {"cause": cause, "at_ms": int(time.time() * 1000)})
+
+    def drop_workspace(self) -> None:
+        shutil.rmtree(self.workspace, ignore_errors=True)
+
+    def remove(self) -> None:
+        shutil.rmtree(self.path, ignore_errors=True)
+
+
+class Runs:
+    """All run directories of a host; several agents share it and each minds its own."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def create(self, claim: Claim) -> tuple[RunDirectory, Claim]:
+        """Make the directory of a new attempt, with its claim on the disk before this returns."""
+        self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        attempt = 1 + max((run.attempt for run in self.of_task(claim.task)), default=0)
+        while True:
+            run = RunDirectory(self.root / f"{claim.task}.{attempt}")
+            try:
+                run.path.mkdir(mode=0o700)
+                break
+            except FileExistsError:
+                attempt += 1
+        run.console.mkdir(mode=0o700)
+        claim = run.write_claim(replace(claim, attempt=attempt))
+        sync_directory(self.root)
+        return run, claim
+
+    def of_task(self, task_id: str) -> list[RunDirectory]:
+        return [run for run in self if run.task_id == task_id]
+
+    def of_worker(self, worker: str) -> list[tuple[RunDirectory, Claim]]:
+        """The runs of one worker in the order in which they were claimed."""
+        mine = [(run, claim) for run in self if (claim := run.read_claim()) is not None and claim.worker == worker]
+        return sorted(mine, key=lambda pair: (pair[1].claimed_at_ms, pair[0].path.name))
+
+    def __iter__(self) -> Iterator[RunDirectory]:
+        if not self.root.is_dir():
+            return
+        for entry in sorted(os.listdir(self.root)):
+            task, dot, attempt = entry.rpartition(".")
+            if dot and task and attempt.isdigit():
+                yield RunDirectory(self.root / entry)

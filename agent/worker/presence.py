@@ -1,0 +1,79 @@
+"""Keeps the worker on the server's list: a report every 30 s with the machine's readings, and one at each change.
+
+Reports are the agent's heartbeat (the server forgets a worker after 600 s without one), so a failure is only logged;
+the next report registers the worker again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+
+from agent.api import workers
+from agent.api.client import AsyncClient
+from agent.errors import AgentError
+from agent.models import Json
+from agent.runner.machine import MachineSampler
+
+log = logging.getLogger(__name__)
+
+FIRST_REPORT_SECONDS = 3.0
+
+
+class Presence:
+    """What the server is told of this worker."""
+
+    def __init__(
+        self,
+        api: AsyncClient,
+        *,
+        worker: str,
+        queues: Sequence[str],
+        tags: Sequence[str],
+        sampler: MachineSampler,
+        interval_seconds: float,
+    ) -> None:
+        self._api = api
+        self._worker = worker
+        self._queues = tuple(queues)
+        self._tags = tuple(tags)
+        self._sampler = sampler
+        self._interval = interval_seconds
+        self._task: str | None = None
+        self._queue: str | None = None
+
+    async def register(self) -> None:
+        await self._api.send(workers.register(self._worker, queues=self._queues, tags=self._tags))
+
+    async def unregister(self) -> None:
+        try:
+            await asyncio.wait_for(self._api.send(workers.unregister(self._worker)), timeout=5.0)
+        except (AgentError, TimeoutError) as error:
+            log.warning("could not say goodbye to the server: %s", error)
+
+    async def announce(self, task: str | None, queue: str | None) -> None:
+        """Tell at once what the worker runs now."""
+        self._task, self._queue = task, queue
+        await self._report(None)
+
+    async def run(self) -> None:
+        """Report until cancelled."""
+        await asyncio.sleep(FIRST_REPORT_SECONDS)
+        while True:
+            await self._report(self._sampler.sample())
+            await asyncio.sleep(self._interval)
+
+    async def _report(self, machine_stats: Json | None) -> None:
+        report = workers.status_report(
+            self._worker,
+            queues=self._queues,
+            task=self._task,
+            queue=self._queue,
+            tags=self._tags,
+            machine_stats=machine_stats,
+        )
+        try:
+            await self._api.send(report)
+        except AgentError as error:
+            log.warning("the status report was not taken: %s", error.message, extra={"action": "status_report"})

@@ -1,0 +1,217 @@
+"""The worker: who it is, where its tasks come from, then one task after the other until it is told to go.
+
+Two ways to go. SIGTERM: leave; a running task runs on and the next agent of this worker id adopts it, which is what a
+restart, an upgrade or a service manager wants. SIGINT (Ctrl-C, `daemon --stop`): end the task, report it as stopped,
+then leave.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+from collections.abc import Coroutine, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from agent.api import server
+from agent.api.client import AsyncClient, Client
+from agent.config.schema import Settings
+from agent.errors import ApiError, CredentialsRefused, ServerUnreachable
+from agent.models import ExecutorSetup, WorkerSetup
+from agent.runner import recovery
+from agent.runner.claim import Source, give_back
+from agent.runner.lifecycle import EXECUTOR_GRACE_SECONDS, RunContext, run_task
+from agent.runner.machine import GpuStats, MachineSampler
+from agent.runner.rundir import Runs
+from agent.runtimes.base import Runtime
+from agent.worker.identity import Identity
+from agent.worker.poller import Outage, Poller, resolve_queues
+from agent.worker.presence import Presence
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+#: How long leaving may take beyond the grace of a task.
+REPORT_SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stop:
+    """The two wishes of whoever ends the agent. `end_task` implies `leave`."""
+
+    leave: asyncio.Event
+    end_task: asyncio.Event
+
+
+async def run_worker(
+    setup: WorkerSetup,
+    settings: Settings,
+    identity: Identity,
+    client: Client,
+    runtime: Runtime,
+    *,
+    gpus: GpuStats | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> None:
+    """Work until told to stop. Raises AgentError when it cannot begin."""
+    stop = listen_for_stop(asyncio.get_running_loop())
+    api = AsyncClient(client)
+    source = await find_source(api, setup)
+    sampler = MachineSampler(disk_path=settings.agent.resource_monitoring.disk_use_path or "~", gpus=gpus)
+    presence = Presence(
+        api,
+        worker=identity.worker_id,
+        queues=source.ids,
+        tags=setup.child_report_tags,
+        sampler=sampler,
+        interval_seconds=settings.agent.status_report_interval_seconds,
+    )
+    context = RunContext(
+        api=api,
+        features=source.features,
+        runtime=runtime,
+        settings=settings,
+        worker=identity.worker_id,
+        executor_setup=ExecutorSetup(
+            settings=setup.settings,
+            worker_id=identity.worker_id,
+            environment=setup.gpu_environment,
+            optimize=setup.optimize,
+            log_level=setup.log_level,
+            standalone=setup.standalone,
+        ),
+        executor_environ=dict(os.environ if environ is None else environ),
+        sampler=sampler,
+        announce=presence.announce,
+        end_task=stop.end_task,
+    )
+    runs = Runs(Path(settings.agent.state_dir).expanduser() / "runs")
+    await presence.register()
+    identity.say(ready=True)
+    log.info(
+        "worker %s listens to %s on %s",
+        identity.worker_id,
+        ", ".join(queue.name for queue in source.queues),
+        client.base_url,
+        extra={"action": "ready"},
+    )
+    poller = Poller(
+        api,
+        source,
+        runs,
+        worker=identity.worker_id,
+        polling_interval_seconds=setup.polling_interval_seconds or settings.agent.polling_interval_seconds,
+        order_fairness=setup.order_fairness,
+    )
+    reporting = asyncio.create_task(presence.run())
+    working = asyncio.create_task(_work(context, source, runs, poller, stop))
+    try:
+        await _until_done_or_leaving(working, context, stop)
+    finally:
+        reporting.cancel()
+        if not runs.of_worker(identity.worker_id):  # a run that is left behind keeps its worker on the list
+            await presence.unregister()
+        client.close()
+
+
+async def find_source(api: AsyncClient, setup: WorkerSetup) -> Source:
+    """Ask the server what it can do, and which queues the names stand for."""
+    claims = await asyncio.to_thread(lambda: api.sync.claims)
+    try:
+        features = await api.send(server.info())
+    except ApiError:
+        features = server.Features()
+    return Source(
+        queues=await resolve_queues(api, setup.queues, create=setup.create_queue),
+        features=features,
+        api_version=_version_of(str(claims.get("api_version") or "")),
+    )
+
+
+def _version_of(text: str) -> tuple[int, ...]:
+    """ "2.34" as (2, 34); what cannot be read counts as very old."""
+    try:
+        return tuple(int(part) for part in text.split("."))
+    except ValueError:
+        return (2, 2)
+
+
+def listen_for_stop(loop: asyncio.AbstractEventLoop) -> Stop:
+    """From here on SIGTERM, SIGHUP and SIGINT are wishes, not deaths."""
+    stop = Stop(leave=asyncio.Event(), end_task=asyncio.Event())
+
+    def end_task() -> None:
+        stop.end_task.set()
+        stop.leave.set()
+
+    loop.add_signal_handler(signal.SIGTERM, stop.leave.set)
+    loop.add_signal_handler(signal.SIGHUP, stop.leave.set)
+    loop.add_signal_handler(signal.SIGINT, end_task)
+    return stop
+
+
+async def _work(context: RunContext, source: Source, runs: Runs, poller: Poller, stop: Stop) -> None:
+    """First what a previous agent left, then one task after the other. Ends between two tasks once told to leave."""
+    for unfinished in await recovery.recover(context, source, runs):
+        await recovery.finish(context, unfinished)
+    outage = Outage()
+    while not stop.leave.is_set():
+        context.may_leave.set()
+        try:
+            waiting = await _unless_leaving(poller.next_waiting(), stop)
+            if waiting is None:
+                continue
+            context.may_leave.clear()
+            claimed = await poller.claim(waiting)
+            outage.over()
+        except CredentialsRefused:
+            raise
+        except (ServerUnreachable, ApiError) as error:
+            await _unless_leaving(outage.wait(error), stop)
+            continue
+        if claimed is None:
+            continue
+        if stop.leave.is_set():
+            await give_back(context.api, claimed.run, claimed.claim, reason="given back by an agent that leaves")
+        else:
+            await run_task(context, claimed)
+            await asyncio.to_thread(claimed.run.remove)
+
+
+async def _unless_leaving(work: Coroutine[Any, Any, T], stop: Stop) -> T | None:
+    """The result of `work`, or None as soon as the agent is told to leave."""
+    working = asyncio.ensure_future(work)
+    leaving = asyncio.create_task(stop.leave.wait())
+    try:
+        await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
+        return working.result() if working.done() else None
+    finally:
+        leaving.cancel()
+        working.cancel()
+
+
+async def _until_done_or_leaving(working: asyncio.Task[None], context: RunContext, stop: Stop) -> None:
+    """Wait for the end of the work, or for the wish to leave.
+
+    A task that is to be ended is given the time for that and for being reported. One that is to be left alone is let go
+    of once nothing is half done (a claim is not left between the pop and the start).
+    """
+    leaving = asyncio.create_task(stop.leave.wait())
+    await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
+    leaving.cancel()
+    if not working.done() and stop.end_task.is_set():
+        log.info("ending the task, then leaving", extra={"action": "stop"})
+        grace = context.settings.agent.stop_grace_seconds + EXECUTOR_GRACE_SECONDS + REPORT_SECONDS
+        await asyncio.wait((working,), timeout=grace)
+    elif not working.done():
+        letting_go = asyncio.create_task(context.may_leave.wait())
+        await asyncio.wait((working, letting_go), timeout=REPORT_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+        letting_go.cancel()
+    working.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await working

@@ -1,0 +1,36 @@
+"""What a look at a task's status means for its process."""
+
+from __future__ import annotations
+
+import pytest
+
+from agent.api.tasks import StatusLook
+from agent.runner.abort import cause_in
+from agent.runner.outcome import StopCause
+from agent.states import TaskStatus
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "cause", "sure"),
+    [
+        ("in_progress", "", None, True),
+        ("in_progress", "stopping", StopCause.ABORT, True),
+        ("completed", "", None, True),
+        ("stopped", "", StopCause.STATUS_CHANGED, True),
+        ("failed", "", StopCause.STATUS_CHANGED, True),
+        ("closed", "", StopCause.STATUS_CHANGED, True),
+        ("published", "", StopCause.STATUS_CHANGED, True),
+        ("queued", "", StopCause.STATUS_CHANGED, False),
+        ("created", "", StopCause.RESET, False),
+    ],
+)
+def test_each_status_has_its_meaning(status: str, message: str, cause: StopCause | None, sure: bool) -> None:
+    assert cause_in(StatusLook(TaskStatus(status), message)) == (cause, sure)
+
+
+def test_a_task_that_is_gone_is_looked_at_twice_before_it_is_stopped() -> None:
+    assert cause_in(None) == (StopCause.DELETED, False)
+
+
+def test_the_same_word_in_another_state_is_no_abort() -> None:
+    assert cause_in(StatusLook(TaskStatus.COMPLETED, "stopping"))[0] is None
