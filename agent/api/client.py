@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from agent import __version__
-from agent.api.transport import Reply, Transport, proxy_for
+from agent.api.transport import Abort, Reply, Transport, proxy_for
 from agent.config.schema import ApiSettings
 from agent.errors import ApiError, ConfigError, CredentialsRefused, ReplyLost, ServerUnreachable
 from agent.models import Json
@@ -68,12 +68,12 @@ class Client:
     def base_url(self) -> str:
         return self._transport.base_url
 
-    def send(self, call: Call[T]) -> T:
-        """Send `call` and return its parsed reply.
+    def send(self, call: Call[T], abort: Abort | None = None) -> T:
+        """Send `call` and return its parsed reply; `abort` lets another thread give up waiting for it.
 
         Raises ServerUnreachable (no effect), ReplyLost (effect unknown), CredentialsRefused, or ApiError.
         """
-        return call.parse(self._exchange(call))
+        return call.parse(self._exchange(call, abort))
 
     def call(self, endpoint: str, body: Json | None = None) -> Json:
         """Send a call that has no function of its own and return the reply's `data`."""
@@ -87,19 +87,19 @@ class Client:
         """The claims of the current token (unverified, as every ClearML client reads them); logs in if need be."""
         return _claims(self._fresh_token())
 
-    def _exchange(self, call: Call[T]) -> Json:
+    def _exchange(self, call: Call[T], abort: Abort | None) -> Json:
         token = self._fresh_token()
-        status, data = self._post(call, token)
+        status, data = self._post(call, token, abort)
         if status == 401:
             token = self._fresh_token(stale=token)
-            status, data = self._post(call, token)
+            status, data = self._post(call, token, abort)
             if status == 401:
                 raise CredentialsRefused(
                     f"the API server {self.base_url} does not accept our token for {call.endpoint}"
                 )
         return data
 
-    def _post(self, call: Call[T], token: str) -> tuple[int, Json]:
+    def _post(self, call: Call[T], token: str, abort: Abort | None) -> tuple[int, Json]:
         if isinstance(call.body, list):
             body = b"\n".join(_encoded(line) for line in call.body)
             content_type = JSON_LINES
@@ -107,7 +107,7 @@ class Client:
             body, content_type = _encoded(call.body), "application/json"
         headers = self._headers(f"Bearer {token}", content_type)
         timeout = self._settings.read_timeout_seconds + call.hold_seconds
-        reply = self._transport.post(f"/{call.endpoint}", body, headers, timeout=timeout)
+        reply = self._transport.post(f"/{call.endpoint}", body, headers, timeout=timeout, abort=abort)
         return _read_envelope(call.endpoint, reply)
 
     def _fresh_token(self, *, stale: str | None = None) -> str:
@@ -117,8 +117,7 @@ class Client:
             return self._token
 
     def _is_expiring(self, token: str) -> bool:
-        """Renewal starts when the remaining life is under the threshold, or under half of a short-lived token's life.
-        """
+        """Renewal starts when less than the threshold, or than half of a short-lived token's life, remains."""
         claims = _claims(token)
         expires = claims.get("exp")
         if not isinstance(expires, int | float):
@@ -219,7 +218,10 @@ def open_client(settings: ApiSettings, *, name: str = "", environ: Mapping[str, 
 
 
 class AsyncClient:
-    """The same client for code that runs in the event loop: every call happens in a thread."""
+    """The same client for code that runs in the event loop: every call happens in a thread.
+
+    Cancelling a call gives up its connection, so that no thread stays behind in a request that the server holds.
+    """
 
     def __init__(self, client: Client) -> None:
         self._client = client
@@ -229,7 +231,12 @@ class AsyncClient:
         return self._client
 
     async def send(self, call: Call[T]) -> T:
-        return await asyncio.to_thread(self._client.send, call)
+        abort = Abort()
+        try:
+            return await asyncio.to_thread(self._client.send, call, abort)
+        except asyncio.CancelledError:
+            abort.abort()
+            raise
 
     async def send_until_answered(
         self,

@@ -34,6 +34,28 @@ class Reply:
     content_type: str
 
 
+class Abort:
+    """Lets another thread give up an exchange that is under way: its thread gets ReplyLost at once."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._connection: http.client.HTTPConnection | None = None
+        self._aborted = False
+
+    def watch(self, connection: http.client.HTTPConnection | None) -> None:
+        """The exchange now uses this connection (None: no longer any)."""
+        with self._lock:
+            self._connection = connection
+            if self._aborted and connection is not None:
+                _shut(connection)
+
+    def abort(self) -> None:
+        with self._lock:
+            self._aborted = True
+            if self._connection is not None:
+                _shut(self._connection)
+
+
 class Transport:
     """Sends requests to one base URL; safe to use from several threads at once.
 
@@ -59,7 +81,9 @@ class Transport:
         self._lock = threading.Lock()
         self._closed = False
 
-    def post(self, path: str, body: bytes, headers: Mapping[str, str], *, timeout: float) -> Reply:
+    def post(
+        self, path: str, body: bytes, headers: Mapping[str, str], *, timeout: float, abort: Abort | None = None
+    ) -> Reply:
         """POST `body` to `path` (begins with a slash) and return the whole answer.
 
         Raises ServerUnreachable when the request cannot have been acted upon, ReplyLost when it can.
@@ -72,10 +96,14 @@ class Transport:
                 connection.connect()
             if connection.sock is not None:
                 connection.sock.settimeout(timeout)
+            if abort is not None:
+                abort.watch(connection)
             sent = True  # from the first byte on, the server may have acted
             connection.request("POST", self._target(path), body=body, headers=dict(headers))
             response = connection.getresponse()
             payload = response.read()
+            if abort is not None:
+                abort.watch(None)
         except (OSError, http.client.HTTPException) as error:
             self._discard(connection)
             what = f"{self.base_url} ({path.lstrip('/')}): {_cause(error)}"
@@ -92,10 +120,11 @@ class Transport:
         """End every connection; a thread that waits for an answer gets ReplyLost at once."""
         with self._lock:
             self._closed = True
-            connections = [*self._idle, *self._busy]
-            self._idle.clear()
-        for connection in connections:
-            _shut(connection)
+            idle, self._idle = self._idle, []
+            for connection in self._busy:  # their threads close them
+                _shut(connection)
+        for connection in idle:
+            connection.close()
 
     def _checkout(self) -> http.client.HTTPConnection:
         with self._lock:

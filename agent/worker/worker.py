@@ -13,6 +13,7 @@ import logging
 import os
 import signal
 from collections.abc import Coroutine, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -36,6 +37,8 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+#: Calls that can be under way at once: the two that the server holds, and those of the side loops.
+THREADS = 8
 #: How long leaving may take beyond the grace of a task.
 REPORT_SECONDS = 10.0
 
@@ -59,7 +62,9 @@ async def run_worker(
     environ: Mapping[str, str] | None = None,
 ) -> None:
     """Work until told to stop. Raises AgentError when it cannot begin."""
-    stop = listen_for_stop(asyncio.get_running_loop())
+    loop = asyncio.get_running_loop()
+    loop.set_default_executor(ThreadPoolExecutor(THREADS))
+    stop = listen_for_stop(loop)
     api = AsyncClient(client)
     source = await find_source(api, setup)
     sampler = MachineSampler(disk_path=settings.agent.resource_monitoring.disk_use_path or "~", gpus=gpus)

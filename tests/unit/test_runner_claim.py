@@ -1,0 +1,139 @@
+"""The claim: a task's name is on our disk before it is taken, and a lost reply is resolved by looking."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.fake_api import FakeClient, fake_api
+
+from agent.api.queues import Queue, Waiting
+from agent.api.server import Features
+from agent.errors import ApiError, ReplyLost
+from agent.runner import claim as claiming
+from agent.runner.claim import Claimed, Source, claim_task, next_waiting
+from agent.runner.rundir import Runs
+from agent.states import RunPhase
+
+QUEUE = Queue("q1", "train")
+OURS = Source(queues=(QUEUE,), features=Features(repeatable_pop=True, wait_for_task=True), api_version=(2, 34))
+PLAIN = Source(queues=(QUEUE, Queue("q2", "spare")), features=Features(), api_version=(2, 31))
+
+
+class QueueServer:
+    """One queue with one task, whose pop can lose its reply; `taken_by_other` is a competitor that was faster."""
+
+    def __init__(self, *, lost_replies: int = 0, effect: bool = True, status: str = "queued") -> None:
+        self.entries = ["t1"]
+        self.status = status
+        self.lost_replies = lost_replies
+        self.effect = effect
+        self.claims: dict[str, str] = {}
+
+    def pop(self, body: dict[str, Any]) -> dict[str, Any]:
+        lose, self.lost_replies = self.lost_replies > 0, max(0, self.lost_replies - 1)
+        if lose and not self.effect:
+            raise ReplyLost("timed out")
+        reply: dict[str, Any] = {}
+        if body["task"] in self.entries:
+            self.entries.remove(body["task"])
+            self.claims[body["task"]] = body.get("claim", "")
+            reply = {"entry": {"task": body["task"]}}
+        elif body.get("claim") and self.claims.get(body["task"]) == body["claim"]:
+            reply = {"entry": {"task": body["task"]}}
+        if lose:
+            raise ReplyLost("timed out")
+        return reply
+
+    def handlers(self) -> dict[str, Any]:
+        return {
+            "queues__get_next_task": self.pop,
+            "queues__get_by_id": lambda _: {"queue": {"entries": [{"task": task} for task in self.entries]}},
+            "tasks__get_by_id": lambda body: {"task": {"id": body["task"], "status": self.status}},
+            "tasks__get_all": lambda body: {"tasks": [{"id": body["id"][0], "status": self.status}]},
+        }
+
+
+def _claim(server: QueueServer, source: Source, root: Path) -> tuple[Claimed | None, FakeClient]:
+    api, client = fake_api(**server.handlers())
+    claimed = asyncio.run(claim_task(api, source, Runs(root), Waiting("t1", "q1"), worker="w"))
+    return claimed, client
+
+
+@pytest.fixture(autouse=True)
+def _others_start_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(claiming, "OTHERS_START_SECONDS", 0.0)
+
+
+def test_the_claim_is_on_the_disk_before_the_pop(tmp_path: Path) -> None:
+    server = QueueServer()
+    seen: list[str] = []
+
+    def pop(body: dict[str, Any]) -> dict[str, Any]:
+        seen.extend(claim.phase for _, claim in Runs(tmp_path).of_worker("w"))
+        return server.pop(body)
+
+    api, _ = fake_api(**{**server.handlers(), "queues__get_next_task": pop})
+    claimed = asyncio.run(claim_task(api, OURS, Runs(tmp_path), Waiting("t1", "q1"), worker="w"))
+    assert seen == [RunPhase.CLAIMING]
+    assert claimed is not None
+    assert claimed.claim.phase is RunPhase.CLAIMED
+    assert claimed.run.path.name == "t1.1"
+
+
+@pytest.mark.parametrize("source", [OURS, PLAIN], ids=["repeatable pop", "named pop only"])
+@pytest.mark.parametrize("effect", [True, False], ids=["taken", "not taken"])
+def test_a_pop_whose_reply_is_lost_still_gives_the_task(tmp_path: Path, source: Source, effect: bool) -> None:
+    claimed, _ = _claim(QueueServer(lost_replies=1, effect=effect), source, tmp_path)
+    assert claimed is not None
+
+
+@pytest.mark.parametrize("source", [OURS, PLAIN], ids=["repeatable pop", "named pop only"])
+def test_a_task_that_somebody_else_took_leaves_no_trace(tmp_path: Path, source: Source) -> None:
+    server = QueueServer()
+    server.entries.clear()
+    claimed, _ = _claim(server, source, tmp_path)
+    assert claimed is None
+    assert list(Runs(tmp_path)) == []
+
+
+def test_a_lost_pop_of_a_task_that_runs_elsewhere_is_not_ours(tmp_path: Path) -> None:
+    server = QueueServer(lost_replies=1, status="in_progress")
+    server.entries.clear()
+    claimed, _ = _claim(server, PLAIN, tmp_path)
+    assert claimed is None
+
+
+@pytest.mark.parametrize("status", ["stopped", "created", "completed", "in_progress"])
+def test_a_task_that_is_no_longer_queued_is_left_alone(tmp_path: Path, status: str) -> None:
+    claimed, _ = _claim(QueueServer(status=status), OURS, tmp_path)
+    assert claimed is None
+    assert list(Runs(tmp_path)) == []
+
+
+def test_a_second_attempt_gets_its_own_directory(tmp_path: Path) -> None:
+    first, _ = _claim(QueueServer(), OURS, tmp_path)
+    second, _ = _claim(QueueServer(), OURS, tmp_path)
+    assert first is not None
+    assert second is not None
+    assert [first.run.path.name, second.run.path.name] == ["t1.1", "t1.2"]
+
+
+def test_queues_are_asked_in_order_and_a_deleted_one_is_passed_over() -> None:
+    def peek(body: dict[str, Any]) -> dict[str, Any]:
+        if body["queue"] == "q1":
+            raise ApiError("queues.peek_task", 400, 701, "invalid queue id")
+        return {"task": "t9"}
+
+    api, client = fake_api(queues__peek_task=peek)
+    waiting = asyncio.run(next_waiting(api, PLAIN, PLAIN.ids, hold_seconds=25))
+    assert waiting == Waiting("t9", "q2")
+    assert [body["queue"] for body in client.sent("queues.peek_task")] == ["q1", "q2"]
+
+
+def test_on_our_server_one_request_waits_for_all_queues() -> None:
+    api, client = fake_api(queues__get_next_task=lambda _: {"entry": {"task": "t3"}, "queue": "q1"})
+    assert asyncio.run(next_waiting(api, OURS, OURS.ids, hold_seconds=25)) == Waiting("t3", "q1")
+    assert client.calls == [("queues.get_next_task", {"queues": ["q1"], "wait": 25, "peek": True})]
