@@ -114,3 +114,15 @@ class ApiError(AgentError):
 
 class ReplyLost(ServerUnreachable):
     """The request was sent and no reply came: whether it took effect has to be found out by looking."""
+
+
+class SetupFailed(AgentError):
+    """A task could not be brought to its first line; becomes the error of its outcome.
+
+    `infrastructure` tells trouble of the host, the network, a git server or a package index from a fault that the
+    task would show on any host.
+    """
+
+    def __init__(self, message: str, *, hint: str = "", infrastructure: bool = False) -> None:
+        super().__init__(message, hint=hint)
+        self.infrastructure = infrastructure

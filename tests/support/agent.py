@@ -38,6 +38,7 @@ class AgentProcess:
         state: Path,
         *queues: str,
         worker_id: str = "testhost:0",
+        create_queue: bool = False,
         url: str | None = None,
         **agent: Any,
     ) -> None:
@@ -51,7 +52,9 @@ class AgentProcess:
         )
         self.state = state
         self.worker_id = worker_id
-        self.setup = WorkerSetup(settings=settings.to_json(), queues=queues or ("default",), cpu_only=True)
+        self.setup = WorkerSetup(
+            settings=settings.to_json(), queues=queues or ("default",), cpu_only=True, create_queue=create_queue
+        )
         self.process = self._start()
 
     def _start(self) -> subprocess.Popen[bytes]:

@@ -1,0 +1,212 @@
+"""`clearml-agent daemon`: reads command line and configuration, hands both to a small process, and is gone.
+
+What the daemon needs is written to a file for its user's eyes, and this process becomes the daemon by exec. So nothing
+that parsing took (click, pyhocon) stays in the memory of a process that lives for months.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+from agent import config
+from agent.cli.group import HELP, AgentCommand, Invocation, Several, not_yet
+from agent.cli.options import hide_secrets, resolve_gpus, shared_options, with_git_credentials
+from agent.config.files import write_files
+from agent.config.schema import Settings
+from agent.errors import UsageError
+from agent.files import write_json
+from agent.gpu.nvml import read_inventory
+from agent.gpu.visible import Visibility
+from agent.models import WorkerSetup
+from agent.process.procfs import start_ticks_of
+
+SHORTEST_POLLING_SECONDS = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wishes:
+    """The options of `daemon` that describe a worker."""
+
+    queues: tuple[str, ...] = ()
+    create_queue: bool = False
+    order_fairness: bool = False
+    foreground: bool = False
+    gpus: str | None = None
+    cpu_only: bool = False
+    polling_interval_seconds: float | None = None
+    child_report_tags: tuple[str, ...] = ()
+    standalone: bool = False
+    optimize: int = 0
+    log_level: str = "INFO"
+    json_logs: bool = False
+
+
+@click.command("daemon", cls=AgentCommand, context_settings=HELP, short_help="Take tasks from queues and run them.")
+@click.option(
+    "--queue",
+    "queues",
+    cls=Several,
+    needs_value=True,
+    metavar="QUEUE...",
+    help="Names or ids of queues, best first. Without it: the server's default queue.",
+)
+@click.option("--order-fairness", is_flag=True, help="After a task go on with the next queue, not the first.")
+@click.option("--create-queue", is_flag=True, help="Make queues that the server does not have.")
+@click.option("--foreground", is_flag=True, help="Stay in the foreground and log there.")
+@click.option("--detached", "-d", is_flag=True, help="Start in the background and return once it is ready.")
+@click.option(
+    "--stop",
+    cls=Several,
+    metavar="[ID...]",
+    help="Stop an agent of this host: the one with these GPUs, or those with these worker ids. Its task is ended.",
+)
+@click.option("--status", is_flag=True, help="Show this host's agents as they and the server see them.")
+@shared_options
+@click.option(
+    "--polling-interval",
+    type=click.IntRange(min=0),
+    metavar="SECONDS",
+    help=f"How often to ask for a task where the server cannot tell; at least {SHORTEST_POLLING_SECONDS}.",
+)
+@click.option("--child-report-tags", cls=Several, metavar="TAG...", help="Tags of the worker on the server.")
+@click.option("--json-logs", is_flag=True, help="Log one JSON object a line.")
+@not_yet("--docker")
+@not_yet("--podman")
+@not_yet("--force-current-version", is_switch=True)
+@not_yet("--services-mode")
+@not_yet("--dynamic-gpus", is_switch=True)
+@not_yet("--uptime")
+@not_yet("--downtime")
+@not_yet("--use-owner-token", is_switch=True)
+@not_yet("--check-bootstrap", is_switch=True)
+@click.pass_obj
+def command(
+    invocation: Invocation,
+    *,
+    queues: tuple[str, ...],
+    order_fairness: bool,
+    create_queue: bool,
+    foreground: bool,
+    detached: bool,
+    stop: tuple[str, ...],
+    status: bool,
+    gpus: str | None,
+    cpu_only: bool,
+    optimize: int,
+    git_user: str | None,
+    git_pass: str | None,
+    log_level: str,
+    standalone_mode: bool,
+    polling_interval: int | None,
+    child_report_tags: tuple[str, ...],
+    json_logs: bool,
+) -> int:
+    """Take tasks from queues and run them, until told to stop.
+
+    SIGTERM leaves a running task running, for the next agent of the same worker id to adopt; SIGINT (Ctrl-C, --stop)
+    ends it.
+    """
+    if sum((foreground, detached, bool(stop), status)) > 1:
+        raise UsageError("--foreground, --detached, --stop and --status exclude each other")
+    level = "DEBUG" if invocation.is_debug else log_level.upper()
+    hide_secrets(config.defaults(), level=level, json_lines=json_logs)
+    settings = config.load(invocation.config_file, os.environ, needs_server=not stop)
+    settings = with_git_credentials(settings, git_user, git_pass)
+    hide_secrets(settings, level=level, json_lines=json_logs)
+    wishes = Wishes(
+        queues=tuple(name for name in queues if name),
+        create_queue=create_queue,
+        order_fairness=order_fairness,
+        foreground=foreground,
+        gpus=gpus,
+        cpu_only=cpu_only or settings.agent.cpu_only,
+        polling_interval_seconds=None if polling_interval is None else max(polling_interval, SHORTEST_POLLING_SECONDS),
+        child_report_tags=tuple(tag for tag in child_report_tags if tag),
+        standalone=standalone_mode,
+        optimize=optimize,
+        log_level=level,
+        json_logs=json_logs,
+    )
+    if stop:
+        from agent.cli.stop import stop_agents
+
+        return stop_agents(settings, wishes, tuple(name for name in stop if name), env=os.environ)
+    if status:
+        from agent.cli.status import show_status
+
+        return show_status(settings)
+    return _start(settings, wishes, is_detached=detached)
+
+
+def _start(settings: Settings, wishes: Wishes, *, is_detached: bool) -> int:
+    os.umask(0o077)
+    visibility = resolve_gpus(wishes.gpus, cpu_only=wishes.cpu_only, env=os.environ, inventory=read_inventory)
+    setup = worker_setup(settings, wishes, visibility)
+    environment = environment_for(settings, visibility, os.environ)
+    if settings.agent.apply_files:
+        write_files(settings.files)
+    if is_detached:
+        from agent.cli.detach import start_detached
+
+        return start_detached(settings, setup, environment)
+    become_worker(settings, setup, environment)
+    return 0
+
+
+def worker_setup(settings: Settings, wishes: Wishes, visibility: Visibility) -> WorkerSetup:
+    """Command line and configuration as the daemon reads them."""
+    return WorkerSetup(
+        settings=settings.to_json(),
+        queues=wishes.queues,
+        create_queue=wishes.create_queue,
+        order_fairness=wishes.order_fairness,
+        foreground=wishes.foreground,
+        gpus=wishes.gpus,
+        gpu_environment=visibility.environment(),
+        gpu_suffix=visibility.worker_suffix(),
+        cpu_only=wishes.cpu_only,
+        polling_interval_seconds=wishes.polling_interval_seconds,
+        child_report_tags=wishes.child_report_tags,
+        standalone=wishes.standalone,
+        optimize=wishes.optimize,
+        log_level=wishes.log_level,
+        json_logs=wishes.json_logs,
+    )
+
+
+def environment_for(settings: Settings, visibility: Visibility, env: Mapping[str, str]) -> dict[str, str]:
+    """The environment of the daemon: ours, the `environment` section over it, and no variable that hides GPUs."""
+    own = settings.environment if settings.agent.apply_environment else {}
+    return {name: value for name, value in {**env, **own}.items() if name not in visibility.unset()}
+
+
+def become_worker(settings: Settings, setup: WorkerSetup, environment: Mapping[str, str]) -> None:
+    """Write the set-up file and exec the daemon, which removes it after reading. Does not return."""
+    workers = Path(settings.agent.state_dir) / "workers"
+    workers.mkdir(parents=True, exist_ok=True, mode=0o700)
+    _remove_abandoned(workers)
+    file = workers / f"setup.{os.getpid()}.json"
+    write_json(file, setup.to_json())
+    sys.stdout.flush()
+    sys.stderr.flush()
+    command = worker_command(file)
+    os.execve(command[0], command, dict(environment))  # noqa: S606 (becoming the daemon is the purpose)
+
+
+def worker_command(setup_file: Path) -> list[str]:
+    """The daemon's command line. `-P`: a folder `agent` where the agent was started is none of ours."""
+    return [sys.executable, "-P", "-OO", "-m", "agent.worker", str(setup_file)]
+
+
+def _remove_abandoned(workers: Path) -> None:
+    """Set-up files hold secrets; one is left only if its process died between writing and reading."""
+    for file in workers.glob("setup.*.json"):
+        pid = file.name.split(".")[1]
+        if pid.isdigit() and start_ticks_of(int(pid)) is None:
+            file.unlink(missing_ok=True)

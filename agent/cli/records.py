@@ -1,0 +1,41 @@
+"""The agents that live on this host, from the records that `agent.worker.identity` keeps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from agent.config.schema import Settings
+from agent.files import read_json
+from agent.process.procfs import start_ticks_of
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LiveAgent:
+    """A daemon of this host and state directory. Pid and start time name the process; a pid alone may be reused."""
+
+    worker_id: str
+    pid: int
+    start_ticks: int
+    is_ready: bool
+
+    @property
+    def is_alive(self) -> bool:
+        return start_ticks_of(self.pid) == self.start_ticks
+
+
+def live_agents(settings: Settings) -> tuple[LiveAgent, ...]:
+    """The agents that live, by worker id. A record of a process that is gone is not one."""
+    found = []
+    for file in Path(settings.agent.state_dir, "workers").glob("*.lock"):
+        record = read_json(file)
+        if record and all(isinstance(record.get(name), int) for name in ("pid", "start_ticks")):
+            agent = LiveAgent(
+                worker_id=str(record.get("worker_id") or ""),
+                pid=record["pid"],
+                start_ticks=record["start_ticks"],
+                is_ready=bool(record.get("ready")),
+            )
+            if agent.is_alive:
+                found.append(agent)
+    return tuple(sorted(found, key=lambda agent: agent.worker_id))

@@ -1,0 +1,1 @@
+"""A task seen from inside: set it up, run it, keep its output, write how it ended."""

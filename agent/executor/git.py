@@ -1,0 +1,122 @@
+"""The `git` command as this agent uses it: always a list, never a prompt, never somebody's configuration edited.
+
+Everything git needs to be told is said per command (`-c`), the user's and the system's own configuration stays in
+force below it. Protocols other than file, http, https and ssh are off, hooks of whoever's configuration are off,
+and a server that asks for a password is answered by `credential_helper.py` or not at all.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from agent.errors import SetupFailed
+from agent.executor.files import write_json
+from agent.executor.remotes import Credential
+from agent.process.run import CommandFailed, Commands, Completed
+
+FETCH_SECONDS = 4 * 3600.0
+_SETTINGS: tuple[tuple[str, str], ...] = (
+    ("protocol.allow", "never"),
+    ("protocol.file.allow", "always"),
+    ("protocol.http.allow", "always"),
+    ("protocol.https.allow", "always"),
+    ("protocol.ssh.allow", "always"),
+    ("safe.directory", "*"),
+    ("core.hooksPath", os.devnull),
+    ("core.fsmonitor", "false"),
+    ("submodule.recurse", "false"),
+    ("advice.detachedHead", "false"),
+    ("gc.auto", "0"),
+    ("maintenance.auto", "false"),
+    ("fetch.unpackLimit", "1"),
+    ("http.lowSpeedLimit", "1000"),
+    ("http.lowSpeedTime", "60"),
+)
+#: What git says when the task is at fault and no other host or hour would help.
+_TASK_FAULTS = ("does not exist", "not found", "does not appear to be a git repository", "is not valid: is this a git")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Git:
+    """How git commands of one run are started."""
+
+    commands: Commands
+    settings: tuple[tuple[str, str], ...] = _SETTINGS
+    environ: Mapping[str, str] = field(default_factory=dict)
+
+    def run(
+        self,
+        *arguments: str,
+        cwd: str | None = None,
+        stdin: bytes | None = None,
+        check: bool = True,
+        deadline_seconds: float = FETCH_SECONDS,
+    ) -> Completed:
+        """Run `git ARGUMENTS`; the caller sees to it that nothing in them can be taken for an option."""
+        argv = ["git", *(part for name, value in self.settings for part in ("-c", f"{name}={value}")), *arguments]
+        return self.commands.run(
+            argv, cwd=cwd, stdin=stdin, environ=self.environ, check=check, deadline_seconds=deadline_seconds
+        )
+
+    def with_settings(self, settings: Sequence[tuple[str, str]]) -> Git:
+        """The same with further settings."""
+        return replace(self, settings=(*self.settings, *settings))
+
+
+def open_git(commands: Commands, credentials: Sequence[Credential], *, credentials_path: str) -> Git:
+    """git for a run. The credentials go into the file `credentials_path` (0600), which the caller removes again."""
+    write_json(credentials_path, [credential.to_json() for credential in credentials])
+    settings = [*_SETTINGS, ("credential.helper", _helper(credentials_path))]
+    if any(credential.prefix for credential in credentials):
+        settings.append(("credential.useHttpPath", "true"))
+    return Git(commands=commands, settings=tuple(settings), environ=quiet_environment(commands.environ))
+
+
+def quiet_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """Variables that keep git and ssh from asking a person; what the operator has set stays as it is."""
+    quiet = {"GIT_TERMINAL_PROMPT": "0", "SSH_ASKPASS": "", "LC_ALL": "C.UTF-8", "GIT_OPTIONAL_LOCKS": "0"}
+    if "GIT_SSH_COMMAND" not in environ and "GIT_SSH" not in environ:
+        quiet["GIT_SSH_COMMAND"] = "ssh -o BatchMode=yes -o ConnectTimeout=15 -o ServerAliveInterval=30"
+    return quiet
+
+
+def as_environment(git: Git) -> dict[str, str]:
+    """The same settings for a program that starts git itself (an installer that clones a requirement)."""
+    variables = dict(git.environ)
+    variables.pop("LC_ALL", None)
+    chosen = [item for item in git.settings if item[0] != "core.hooksPath"]
+    for number, (name, value) in enumerate(chosen):
+        variables[f"GIT_CONFIG_KEY_{number}"] = name
+        variables[f"GIT_CONFIG_VALUE_{number}"] = value
+    variables["GIT_CONFIG_COUNT"] = str(len(chosen))
+    return variables
+
+
+def _helper(credentials_path: str) -> str:
+    """A credential helper is a shell command to git: every word of it is quoted here, and none is a secret."""
+    from shlex import quote
+
+    script = os.path.join(os.path.dirname(os.path.abspath(__file__)), "credential_helper.py")
+    return f"!{quote(sys.executable)} -I -S {quote(script)} {quote(credentials_path)}"
+
+
+def is_task_fault(output: str) -> bool:
+    """Whether git's own words put the blame on what the task recorded rather than on host, network or server."""
+    lowered = output.lower()
+    return any(words in lowered for words in _TASK_FAULTS) and "could not resolve host" not in lowered
+
+
+def refuse_option(what: str, value: str) -> None:
+    """A branch, tag or commit that git would take for an option, or that holds a line break, goes no further."""
+    if value.startswith("-") or any(ord(letter) < 32 for letter in value) or ".." in value or value.startswith(":"):
+        raise SetupFailed(f"the {what} {value!r} of the task is not a name that git may be given")
+
+
+def missing_git(error: CommandFailed) -> SetupFailed | None:
+    """A clearer error where git itself is not there."""
+    if error.returncode is None and error.message.startswith("cannot start git"):
+        return SetupFailed("git is not installed on this host", hint="Install the package git.", infrastructure=True)
+    return None
