@@ -17,6 +17,7 @@ import click
 from agent import config
 from agent.cli.group import HELP, AgentCommand, Invocation, Several, not_yet
 from agent.cli.options import hide_secrets, resolve_gpus, shared_options, with_git_credentials
+from agent.cli.records import state_folder
 from agent.config.files import write_files
 from agent.config.schema import Settings
 from agent.errors import UsageError
@@ -188,8 +189,7 @@ def environment_for(settings: Settings, visibility: Visibility, env: Mapping[str
 
 def become_worker(settings: Settings, setup: WorkerSetup, environment: Mapping[str, str]) -> None:
     """Write the set-up file and exec the daemon, which removes it after reading. Does not return."""
-    workers = Path(settings.agent.state_dir) / "workers"
-    workers.mkdir(parents=True, exist_ok=True, mode=0o700)
+    workers = state_folder(settings, "workers")
     _remove_abandoned(workers)
     file = workers / f"setup.{os.getpid()}.json"
     write_json(file, setup.to_json())

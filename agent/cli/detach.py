@@ -14,7 +14,7 @@ from pathlib import Path
 import click
 
 from agent.cli.daemon import become_worker
-from agent.cli.records import live_agents
+from agent.cli.records import live_agents, state_folder
 from agent.config.schema import Settings
 from agent.errors import AgentError
 from agent.models import WorkerSetup
@@ -35,8 +35,7 @@ def start_detached(settings: Settings, setup: WorkerSetup, environment: Mapping[
     Two forks: the first process leads the new session and waits for the daemon, the second one is the daemon, so it
     leads nothing and no terminal can become its own.
     """
-    log = log_file(settings, setup)
-    log.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    log = state_folder(settings, "logs") / log_name(settings, setup)
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     before = os.fstat(descriptor).st_size
     waiting = os.fork()
@@ -57,12 +56,12 @@ def start_detached(settings: Settings, setup: WorkerSetup, environment: Mapping[
     raise _failure(said, code, log)
 
 
-def log_file(settings: Settings, setup: WorkerSetup) -> Path:
-    """Where a detached daemon logs. The slot in a worker id is not known yet, so agents that differ by it share one."""
+def log_name(settings: Settings, setup: WorkerSetup) -> str:
+    """The file that a detached daemon logs to. Agents that differ only by a slot, which is not known yet, share one."""
     agent = settings.agent
     suffix = "cpu" if setup.cpu_only else setup.gpu_suffix
     name = agent.worker_id or ":".join(filter(None, (agent.worker_name, suffix)))
-    return Path(agent.state_dir, "logs", f"{file_name_of(name)}.log")
+    return f"{file_name_of(name)}.log"
 
 
 def _lead_session(settings: Settings, setup: WorkerSetup, environment: Mapping[str, str], log: int) -> int:

@@ -29,6 +29,9 @@ from agent.errors import AgentError, ConfigError, CredentialsRefused, ServerUnre
 LOCAL_SERVER = "http://localhost:8008"
 TRIES = 3
 
+_PASTE = """\
+Paste the credentials that the server's settings page shows. They are not echoed.
+Or press Enter to type them one by one."""
 _HEADER = """\
 # Written by `clearml-agent init`. Only what differs from the defaults is here; every key is in docs/configuration.md.
 """
@@ -147,9 +150,7 @@ def ask(given: Answers, verify: Callable[[Answers], None]) -> Answers:
     """Ask a person for what was not given, until the server takes the credentials."""
     answers = given
     if not answers.is_complete:
-        click.echo("Paste the credentials that the server's settings page shows. They are not echoed.")
-        click.echo("Or press Enter to type them one by one.")
-        answers = read_pasted(_read_block(sys.stdin), answers)
+        answers = read_pasted(_read_block(sys.stdin, _PASTE), answers)
     for tries_left in reversed(range(TRIES)):
         answers = _ask_for_server(answers)
         try:
@@ -196,20 +197,20 @@ def configuration_text(answers: Answers) -> str:
         "web_server": answers.web_server,
         "files_server": answers.files_server,
     }
-    lines = [_HEADER + "api {", *(f"    {name}: {json.dumps(value)}" for name, value in api.items() if value)]
-    lines += ["    credentials {", f"        access_key: {json.dumps(answers.access_key)}"]
-    lines += [f"        secret_key: {json.dumps(answers.secret_key)}", "    }", "}"]
+    lines = [_HEADER + "api {", *(f"    {name}: {_quoted(value)}" for name, value in api.items() if value)]
+    lines += ["    credentials {", f"        access_key: {_quoted(answers.access_key)}"]
+    lines += [f"        secret_key: {_quoted(answers.secret_key)}", "    }", "}"]
     if answers.git_user or answers.git_pass or answers.extra_index_urls:
         lines.append("agent {")
         if answers.git_user:
-            lines.append(f"    git_user: {json.dumps(answers.git_user)}")
+            lines.append(f"    git_user: {_quoted(answers.git_user)}")
         if answers.git_pass:
-            lines.append(f"    git_pass: {json.dumps(answers.git_pass)}")
+            lines.append(f"    git_pass: {_quoted(answers.git_pass)}")
         if answers.extra_index_urls:
-            lines.append(f"    package_manager.extra_index_url: {json.dumps(answers.extra_index_urls)}")
+            lines.append(f"    package_manager.extra_index_url: {_quoted(answers.extra_index_urls)}")
         lines.append("}")
     if answers.output_uri:
-        lines.append(f"sdk.development.default_output_uri: {json.dumps(answers.output_uri)}")
+        lines.append(f"sdk.development.default_output_uri: {_quoted(answers.output_uri)}")
     return "\n".join(lines) + "\n"
 
 
@@ -233,6 +234,11 @@ def _api_settings(answers: Answers) -> ApiSettings:
         secret_key=answers.secret_key,
         auth_token="",
     )
+
+
+def _quoted(value: object) -> str:
+    """A value as JSON, in the part of it that every reader of HOCON understands."""
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _ask_for_server(answers: Answers) -> Answers:
@@ -259,12 +265,13 @@ def _prompt(question: str, *, default: str = "", is_secret: bool = False) -> str
     return answer.strip()
 
 
-def _read_block(stream: TextIO) -> str:
+def _read_block(stream: TextIO, question: str) -> str:
     """Lines up to the brace that closes the first one, or an empty line, read without echo."""
     lines: list[str] = []
     depth = 0
     with _no_echo(stream):
-        for line in stream:
+        click.echo(question)
+        while line := stream.readline():
             depth += line.count("{") - line.count("}")
             lines.append(line)
             if depth <= 0 and ("}" in line or not line.strip()):
@@ -282,4 +289,4 @@ def _no_echo(stream: TextIO) -> Iterator[None]:
     try:
         yield
     finally:
-        termios.tcsetattr(stream, termios.TCSADRAIN, before)
+        termios.tcsetattr(stream, termios.TCSAFLUSH, before)  # the end of what was pasted answers no question

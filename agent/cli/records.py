@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from agent.config.schema import Settings
+from agent.errors import ConfigError
 from agent.files import read_json
 from agent.process.procfs import start_ticks_of
 
@@ -22,6 +24,19 @@ class LiveAgent:
     @property
     def is_alive(self) -> bool:
         return start_ticks_of(self.pid) == self.start_ticks
+
+
+def state_folder(settings: Settings, name: str) -> Path:
+    """A folder of the state directory, made if need be, for our user only. Raises ConfigError where that fails."""
+    folder = Path(settings.agent.state_dir, name)
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if os.access(folder, os.W_OK | os.X_OK):
+            return folder
+        reason = "no permission to write there"
+    except OSError as error:
+        reason = error.strerror or "unknown"
+    raise ConfigError(f"cannot use {folder}: {reason}", hint="agent.state_dir (STATE_DIRECTORY) says where it is.")
 
 
 def live_agents(settings: Settings) -> tuple[LiveAgent, ...]:

@@ -9,6 +9,7 @@ row. So it never has to judge what a file means or why it is wrong; pyhocon does
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
@@ -38,7 +39,19 @@ def parse(text: str, *, source: str, folder: str | None = None) -> Json:
     try:
         return read_plain(text)
     except NotPlain:
-        return read_with_pyhocon(text, source=source, folder=folder)
+        found = read_json(text)
+        return read_with_pyhocon(text, source=source, folder=folder) if found is None else found
+
+
+def read_json(text: str) -> Json | None:
+    """The object that a JSON text is, or None. JSON is HOCON, but pyhocon does not know its `\\u00fc`."""
+    if not text.lstrip().startswith("{"):
+        return None
+    try:
+        found: Json = json.loads(text)
+    except ValueError:
+        return None
+    return found
 
 
 def parse_value(text: str, *, source: str) -> Any:

@@ -53,9 +53,7 @@ def checkout(script: Script, workspace: Workspace) -> Source:
     _working_copy(mirror, workspace.code, commit, recorded)
     _submodules(workspace, git.with_settings(instead_of(recorded, road.remote)))
     how = "" if road is roads[0] else f" over {road.remote.url} ({road.why})"
-    workspace.console.info(
-        f"repository {recorded.url}{how} at commit {commit} in {time.monotonic() - started:.2f} s"
-    )
+    workspace.console.info(f"repository {recorded.url}{how} at commit {commit} in {time.monotonic() - started:.2f} s")
     _warn_about_large_files(workspace)
     return Source(root=workspace.code, commit=commit, git=git)
 
@@ -114,7 +112,9 @@ def _fetch(mirror: Mirror, roads: tuple[Candidate, ...], workspace: Workspace, *
     except SetupFailed:
         if not workspace.settings.agent.vcs_cache.clone_on_pull_fail or extra:
             raise
-        workspace.console.warning("fetching into the mirror failed; starting it anew (agent.vcs_cache.clone_on_pull_fail)")
+        workspace.console.warning(
+            "fetching into the mirror failed; starting it anew (agent.vcs_cache.clone_on_pull_fail)"
+        )
         os.rename(mirror.path, f"{mirror.path}.broken.{os.getpid()}")
         return mirrors.fetch(mirrors.open_mirror(mirror.path, mirror.git), roads, extra=extra, wait_note=say_waiting)
 

@@ -22,6 +22,8 @@ class Folder:
         self._fold_returns = fold_returns
         self._longest = longest
         self._held = b""  # without folding: a return at the end of a read, which a line feed may yet follow
+        self._since: float | None = None  # when the unfinished line began, or was last recorded
+        self._shown: str | None = None  # what was last recorded of it
         self._start()
 
     def feed(self, data: bytes, now: float) -> list[str]:
@@ -66,12 +68,11 @@ class Folder:
         return [text] if text and text != shown else []
 
     def _start(self) -> None:
-        """A new line: what is kept of it, whether a return was in it, since when it is open, what was shown of it."""
-        self._open = b""
-        self._whole = b""
+        self._open = b""  # the last part of the unfinished line
+        self._whole = b""  # its last part that a return has ended
         self._returned = False
-        self._since: float | None = None
-        self._shown: str | None = None
+        self._since = None
+        self._shown = None
 
     def _is_plain(self, head: bytes) -> bool:
         first = head.find(b"\n")

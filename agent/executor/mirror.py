@@ -92,7 +92,16 @@ def _fetch(mirror: Mirror, url: str, extra: Sequence[str]) -> None:
     refspecs = tuple(extra) or _REFSPECS
     prune = () if extra else ("--prune",)
     mirror.git.run(
-        "fetch", "--quiet", "--force", "--no-tags", "--no-write-fetch-head", *prune, "--", url, *refspecs, cwd=mirror.path
+        "fetch",
+        "--quiet",
+        "--force",
+        "--no-tags",
+        "--no-write-fetch-head",
+        *prune,
+        "--",
+        url,
+        *refspecs,
+        cwd=mirror.path,
     )
 
 

@@ -1,7 +1,7 @@
 """What was not committed: the recorded diff, or a whole script in its place.
 
-A text is told apart by its structure and not by its first word, since a script may begin with `diff = ...` and a diff may
-come in colours. A diff is applied the way git itself would, then ever more leniently, and a failure names the file
+A text is told apart by its structure and not by its first word, since a script may begin with `diff = ...` and a diff
+may come in colours. A diff is applied the way git itself would, then ever more leniently, and a failure names the file
 and shows the hunk. A script is written under its recorded name and replaces what the repository has there: the
 recorded code is the one that was asked for.
 """

@@ -154,9 +154,7 @@ def candidates(recorded: Remote, credentials: Sequence[Credential], agent: Agent
         return (first,)
     others = []
     if recorded.scp and (match := _PORT_IN_PATH.match(recorded.path)):
-        with_port = Remote(
-            scheme="ssh", host=recorded.host, port=match[1], user=recorded.user, path=f"/{match[2]}"
-        )
+        with_port = Remote(scheme="ssh", host=recorded.host, port=match[1], user=recorded.user, path=f"/{match[2]}")
         others.append(Candidate(remote=with_port, why="with the number in the path taken for a port"))
     if agent.translate_ssh and any(_fits(each, recorded.host) for each in credentials):
         others.append(Candidate(remote=_as_https(recorded, agent), why="agent.translate_ssh"))
@@ -171,9 +169,7 @@ def _fits(credential: Credential, host: str) -> bool:
 
 def _as_ssh(remote: Remote, agent: AgentSettings) -> Remote:
     port = str(agent.force_git_ssh_port or "")
-    return Remote(
-        scheme="ssh", host=remote.host, port=port, user=agent.force_git_ssh_user or "git", path=remote.path
-    )
+    return Remote(scheme="ssh", host=remote.host, port=port, user=agent.force_git_ssh_user or "git", path=remote.path)
 
 
 def _as_https(remote: Remote, agent: AgentSettings) -> Remote:

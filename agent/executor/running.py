@@ -89,7 +89,8 @@ def run_to_end(
     finally:
         os.close(writing)
     try:
-        return _Watch(pid, reading, console, folder, stop, grace_seconds).until_the_end()
+        watch = _Watch(pid, reading, console=console, folder=folder, stop=stop, grace_seconds=grace_seconds)
+        return watch.until_the_end()
     finally:
         os.close(reading)
 
@@ -108,7 +109,7 @@ class _Watch:
     """The state of `run_to_end` between two polls. Times are of the monotonic clock."""
 
     def __init__(
-        self, pid: int, pipe: int, console: Console, folder: Folder, stop: StopSignal, grace_seconds: float
+        self, pid: int, pipe: int, *, console: Console, folder: Folder, stop: StopSignal, grace_seconds: float
     ) -> None:
         self._pid = pid
         self._pipe = pipe

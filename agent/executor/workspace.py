@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,7 +58,7 @@ class Workspace:
     @property
     def scratch(self) -> str:
         """A folder for temporary files of the set-up; commands run here unless they say otherwise."""
-        return f"{self.root}/tmp"
+        return f"{self.root}/scratch"
 
     @property
     def credentials_path(self) -> str:
@@ -87,51 +86,46 @@ def open_workspace(run_dir: str, *, stop: StopSignal, umask: int) -> Iterator[Wo
     except (OSError, ValueError, KeyError, TypeError, AgentError) as error:
         raise SetupFailed(f"the run directory cannot be read: {error}", infrastructure=True) from error
     redact = redactor(secrets_of(settings))
-    console = Console(f"{run_dir}/console", redact=redact)
-    try:
-        yield _prepared(run_dir, task, setup, settings, console, stop, redact, umask)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(f"{run_dir}/git-credentials.json")
-        console.close()
-
-
-def _prepared(
-    run_dir: str,
-    task: Task,
-    setup: ExecutorSetup,
-    settings: Settings,
-    console: Console,
-    stop: StopSignal,
-    redact: Callable[[str], str],
-    umask: int,
-) -> Workspace:
     inherited = environments.inherited(os.environ, agent_bin=own_bin())
-    configured = settings.environment if settings.agent.apply_environment else {}
-    root = f"{run_dir}/workspace"
-    if os.path.exists(root):
-        shutil.rmtree(root)
-    os.makedirs(f"{root}/code")
-    os.mkdir(f"{root}/tmp")
-    commands = Commands(
-        environ=environments.for_commands(inherited, configured),
-        cwd=f"{root}/tmp",
-        stop=stop,
-        show=console.info,
-        redact=redact,
-    )
-    return Workspace(
-        run_dir=run_dir,
-        task=task,
-        setup=setup,
-        settings=settings,
-        console=console,
-        stop=stop,
-        redact=redact,
-        inherited=inherited,
-        commands=commands,
-        umask=umask,
-    )
+    with contextlib.closing(Console(f"{run_dir}/console", redact=redact)) as console:
+        workspace = Workspace(
+            run_dir=run_dir,
+            task=task,
+            setup=setup,
+            settings=settings,
+            console=console,
+            stop=stop,
+            redact=redact,
+            inherited=inherited,
+            commands=Commands(
+                environ=environments.for_commands(inherited, configured_environment(settings)),
+                cwd=f"{run_dir}/workspace/scratch",
+                stop=stop,
+                show=console.info,
+                redact=redact,
+            ),
+            umask=umask,
+        )
+        _clear(workspace)
+        try:
+            yield workspace
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(workspace.credentials_path)
+
+
+def configured_environment(settings: Settings) -> Mapping[str, str]:
+    """The `environment` section of the configuration, where it is to be applied."""
+    return settings.environment if settings.agent.apply_environment else {}
+
+
+def _clear(workspace: Workspace) -> None:
+    if os.path.exists(workspace.root):
+        import shutil
+
+        shutil.rmtree(workspace.root)
+    os.makedirs(workspace.code)
+    os.mkdir(workspace.scratch)
 
 
 def own_bin() -> str | None:

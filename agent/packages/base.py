@@ -3,13 +3,14 @@
 An installer gets a *prefix*: a fresh, empty virtual environment that somebody else has written (`venv.py`), with an
 interpreter at `bin/python`, at a path that is not the path it will later be used from. It brings packages into it and
 says what it brought. It neither creates environments nor caches them, knows no task and no repository, and
-leaves nothing outside the prefix but its own download cache. Two installers given the same plan bring the same packages.
+leaves nothing outside the prefix but its own download cache. Two installers given the same plan bring the same
+packages.
 
 The order of methods is the order of use:
 
     refusal     why this installer cannot work here, or None; asked once, before anything else
     identity    name and version: part of the key of a cached environment, so it must be cheap
-    surrounding  further texts that change what a plan resolves to (its configuration, the index settings of the host)
+    surrounding further texts that change what a plan resolves to (its configuration, the index settings of the host)
     install     do it; CommandFailed of a command is turned into a SetupFailed that says whose fault it is
     freeze      what is installed now, one requirement a line, with exact versions and commits
 """

@@ -84,9 +84,7 @@ class Pip:
         )
         wanted = _file(self._host.scratch, "requirements.txt", [*options, *lines])
         argv = install_command(prefix.python, wanted, plan)
-        self._host.commands.run(
-            argv, environ={**_CALM, **self._host.git_environ}, deadline_seconds=_INSTALL_SECONDS
-        )
+        self._host.commands.run(argv, environ={**_CALM, **self._host.git_environ}, deadline_seconds=_INSTALL_SECONDS)
 
 
 def install_command(python: str, requirements: str, plan: Plan) -> list[str]:

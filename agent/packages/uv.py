@@ -1,7 +1,7 @@
 """uv, called as a command.
 
-    plan + host settings ──▶ argument list, environment, requirement files      (pure)
-    install ──▶ `uv pip install`, once for each round of the plan
+plan + host settings ──▶ argument list, environment, requirement files      (pure)
+install ──▶ `uv pip install`, once for each round of the plan
 """
 
 from __future__ import annotations
@@ -68,9 +68,7 @@ class Uv:
     def _path(self) -> str:
         return self._program or "uv"
 
-    def _round(
-        self, what: str, lines: Sequence[str], plan: Plan, prefix: Prefix, environ: Mapping[str, str]
-    ) -> None:
+    def _round(self, what: str, lines: Sequence[str], plan: Plan, prefix: Prefix, environ: Mapping[str, str]) -> None:
         try:
             self._pip_install(lines, plan, prefix, environ)
         except CommandFailed as error:
@@ -124,7 +122,8 @@ def install_environ(
     indexes = [*plan.extra_indexes, *_words(host.get("UV_INDEX") or mapped.get("UV_INDEX"))]
     indexes += _words(host.get("UV_EXTRA_INDEX_URL")) if "UV_INDEX" not in host else []
     links = [*plan.find_links, *_words(host.get("UV_FIND_LINKS") or mapped.get("UV_FIND_LINKS"), ",")]
-    chosen = {**mapped, **_CALM, "VIRTUAL_ENV": "", "CONDA_PREFIX": "", "UV_LINK_MODE": "hardlink" if may_link else "copy"}
+    chosen = {**mapped, **_CALM, "VIRTUAL_ENV": "", "CONDA_PREFIX": ""}
+    chosen["UV_LINK_MODE"] = "hardlink" if may_link else "copy"
     if indexes:
         chosen["UV_INDEX"] = " ".join(dict.fromkeys(indexes))
         chosen["UV_INDEX_STRATEGY"] = "unsafe-best-match" if best_match else "unsafe-first-match"

@@ -27,7 +27,8 @@ _OWN_FILES = frozenset({"pyvenv.cfg", "lib64", "layer.json", ".lock", ".gitignor
 class LayerFiles:
     """What of a layer lies outside its `site-packages`, relative to its folder.
 
-    `scripts` name their interpreter by `prefix`, the path the layer was built at; `programs` do not; `data` is the rest.
+    `scripts` name their interpreter by `prefix`, the path the layer was built at; `programs` do not; `data` is what
+    lies elsewhere.
     """
 
     prefix: str
@@ -44,7 +45,7 @@ def write_environment(
     system_site_packages: bool = False,
     pip_wheel: str | None = None,
 ) -> None:
-    """An environment at `folder` whose packages are those of `site_folders`, and pip from a wheel where there is one."""
+    """An environment at `folder` that has the packages of `site_folders`, and pip from a wheel where there is one."""
     site_packages = f"{folder}/{interpreter.site_packages}"
     os.makedirs(site_packages)
     os.mkdir(f"{folder}/bin")
@@ -88,7 +89,9 @@ def pip_wheel_for(interpreter: Interpreter, fallback: Interpreter) -> str | None
 
 def files_of(folder: str, prefix: str, site_packages: str) -> LayerFiles:
     """Look through a freshly installed prefix for what an environment on top of it has to show."""
-    scripts, programs, data = [], [], []
+    scripts: list[str] = []
+    programs: list[str] = []
+    data: list[str] = []
     marker = f"{prefix}/bin/python".encode()
     for path in _files_below(folder):
         if path.startswith(f"{site_packages}/") or path in _OWN_FILES or path.startswith("lib64/"):

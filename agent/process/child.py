@@ -15,6 +15,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 #: Signals that a parent may have set to "ignore", which a program would inherit.
 _RESET = (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGCHLD)
@@ -42,12 +43,19 @@ def spawn(
     """
     reading, writing = os.pipe()
     gate, go = os.pipe()
+    wanted = _Program(
+        argv=list(argv),
+        environ=dict(environ),
+        cwd=cwd,
+        standard=(stdin, output, output if errors is None else errors),
+        session=session,
+        umask=umask,
+    )
     try:
         pid = os.fork()
         if pid == 0:
             os.close(go)
-            standard = (stdin, output, output if errors is None else errors)
-            _become(argv, environ, cwd, standard, writing, gate, session, umask)
+            _become(wanted, gate, writing)
     finally:
         os.close(writing)
         os.close(gate)
@@ -76,41 +84,40 @@ def spawn(
     return pid
 
 
-def _become(
-    argv: Sequence[str],
-    environ: Mapping[str, str],
-    cwd: str,
-    standard: tuple[int | None, int, int],
-    problem: int,
-    gate: int,
-    session: bool,
-    umask: int | None,
-) -> None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Program:
+    argv: list[str]
+    environ: dict[str, str]
+    cwd: str
+    standard: tuple[int | None, int, int]
+    session: bool
+    umask: int | None
+
+
+def _become(wanted: _Program, gate: int, problem: int) -> None:
     """The child's half of `spawn`: never returns."""
     number = errno.ENOENT
     try:
-        if session:
+        if wanted.session:
             os.setsid()
         else:
             os.setpgid(0, 0)
-        if umask is not None:
-            os.umask(umask)
-        os.chdir(cwd)
+        if wanted.umask is not None:
+            os.umask(wanted.umask)
+        os.chdir(wanted.cwd)
         if os.read(gate, 1) != b"g":
             os._exit(127)  # whoever wanted this program is gone
-        stdin, output, errors = standard
-        sources = [os.open(os.devnull, os.O_RDONLY) if stdin is None else stdin, output, errors]
+        sources = [os.open(os.devnull, os.O_RDONLY) if fd is None else fd for fd in wanted.standard]
         # Lift them out of the way first: one of them may itself be 0, 1 or 2.
-        lifted = [_above_standard(fd) for fd in sources]
-        for target, fd in enumerate(lifted):
+        for target, fd in enumerate([_above_standard(fd) for fd in sources]):
             os.dup2(fd, target)
         signal.set_wakeup_fd(-1)
         for name in _RESET:
             signal.signal(name, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
-        for path in _candidates(argv[0], environ):
+        for path in _candidates(wanted.argv[0], wanted.environ):
             try:
-                os.execve(path, list(argv), dict(environ))
+                os.execve(path, wanted.argv, wanted.environ)  # noqa: S606 (no shell is the point)
             except OSError as error:
                 # Of several attempts report the most telling: "permission denied" in one folder of the PATH says
                 # more than "no such file" in all the others.

@@ -21,7 +21,8 @@ PRIVATE = frozenset(
         "STATE_DIRECTORY", "RUNTIME_DIRECTORY", "CACHE_DIRECTORY", "LOGS_DIRECTORY", "CONFIGURATION_DIRECTORY",
         "VIRTUAL_ENV", "VIRTUAL_ENV_PROMPT", "PYTHONHOME", "PYTHONPATH", "PYTHONSTARTUP", "PYTHONOPTIMIZE",
         "PYTHONSAFEPATH", "PYTHONEXECUTABLE", "__PYVENV_LAUNCHER__", "PS1",
-        "CLEARML_APT_INSTALL", "TRAINS_APT_INSTALL", "UV_PROJECT_ENVIRONMENT", "UV_PYTHON", "UV_INTERNAL__PARENT_INTERPRETER",
+        "CLEARML_APT_INSTALL", "TRAINS_APT_INSTALL", "UV_PROJECT_ENVIRONMENT", "UV_PYTHON",
+        "UV_INTERNAL__PARENT_INTERPRETER",
     }
 )  # fmt: skip
 PRIVATE_PREFIXES = (
@@ -60,11 +61,11 @@ def for_commands(base: Mapping[str, str], configured: Mapping[str, str]) -> dict
 
 
 def task_section(hyperparams: Mapping[str, Mapping[str, Mapping[str, object]]]) -> dict[str, str]:
-    """The section `Environment` of a task's hyperparameters as variables; entries without a usable name are left out."""
+    """The section `Environment` of a task's hyperparameters as variables, without entries that cannot be one."""
     found: dict[str, str] = {}
-    for name, entry in (hyperparams.get("Environment") or {}).items():
+    for key, entry in (hyperparams.get("Environment") or {}).items():
         value = entry.get("value") if isinstance(entry, Mapping) else entry
-        name = str(entry.get("name") or name) if isinstance(entry, Mapping) else name
+        name = str(entry.get("name") or key) if isinstance(entry, Mapping) else key
         if name and "=" not in name and "\0" not in name and value is not None:
             found[name] = str(value).replace("\0", "")
     return found

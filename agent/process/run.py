@@ -16,11 +16,12 @@ from dataclasses import dataclass
 
 from agent.errors import AgentError
 from agent.process import child
-from agent.process.stop import StopRequested, StopSignal
+from agent.process.stop import StopSignal
 
 _READ = 65536
 _GRACE_SECONDS = 3.0
 _TAIL_LINES = 40
+_LAST_READS = 64  # a pipe holds a megabyte at most; whoever writes on without end is not waited for
 
 
 class CommandFailed(AgentError):
@@ -73,18 +74,44 @@ class Commands:
         `environ` is laid over the environment of all commands; an empty value removes a variable.
         """
         merged = {**self.environ, **(environ or {})}
-        done = _run(self, argv, {k: v for k, v in merged.items() if v}, cwd or self.cwd, stdin, deadline_seconds)
+        clean = {name: value for name, value in merged.items() if value}
+        done = self._to_the_end(argv, cwd or self.cwd, clean, stdin=stdin, deadline_seconds=deadline_seconds)
         if check and done.returncode != 0:
             how = f"exit code {done.returncode}" if done.returncode > 0 else f"signal {-done.returncode}"
             raise CommandFailed(
-                f"{self._name(argv)} ended with {how} after {done.seconds:.1f} s",
+                f"{self.name_of(argv)} ended with {how} after {done.seconds:.1f} s",
                 output=self.redact(done.output),
                 returncode=done.returncode,
                 hint=self.redact(tail(done.output)),
             )
         return done
 
-    def _name(self, argv: Sequence[str]) -> str:
+    def _to_the_end(
+        self, argv: Sequence[str], cwd: str, environ: Mapping[str, str], *, stdin: bytes | None, deadline_seconds: float
+    ) -> Completed:
+        self.stop.check()
+        started = time.monotonic()
+        output, errors = os.pipe(), os.pipe()
+        try:
+            pid = _start(argv, cwd, environ, stdin=stdin, output=output[1], errors=errors[1])
+            os.close(output[1])
+            os.close(errors[1])
+            running = _Running(self, argv, pid, (output[0], errors[0]))
+            status = running.watch(started, deadline_seconds)
+        finally:
+            for fd in (output[0], errors[0]):
+                os.close(fd)
+        code, number = child.exit_of(status)
+        return Completed(
+            argv=tuple(argv),
+            returncode=code if code is not None else -(number or signal.SIGKILL),
+            output=running.output.decode(errors="replace"),
+            text=running.text.decode(errors="replace"),
+            seconds=time.monotonic() - started,
+        )
+
+    def name_of(self, argv: Sequence[str]) -> str:
+        """A command for messages, with nothing secret in it."""
         return f"`{self.redact(spelled(argv))}`"
 
 
@@ -104,39 +131,23 @@ def tail(output: str, lines: int = _TAIL_LINES) -> str:
     return "\n".join([f"... {len(every) - lines} lines before these ...", *every[-lines:]])
 
 
-def _run(
-    commands: Commands,
-    argv: Sequence[str],
-    environ: Mapping[str, str],
-    cwd: str,
-    stdin: bytes | None,
-    deadline_seconds: float,
-) -> Completed:
-    commands.stop.check()
-    started = time.monotonic()
-    out_read, out_write = os.pipe()
-    err_read, err_write = os.pipe()
-    source = _as_descriptor(stdin)
+def _start(
+    argv: Sequence[str], cwd: str, environ: Mapping[str, str], *, stdin: bytes | None, output: int, errors: int
+) -> int:
+    source = None if stdin is None else _in_memory(stdin)
     try:
-        pid = child.spawn(
-            argv, environ=environ, cwd=cwd, output=out_write, errors=err_write, stdin=source, session=True
-        )
+        return child.spawn(argv, environ=environ, cwd=cwd, output=output, errors=errors, stdin=source, session=True)
     except OSError as error:
-        os.close(out_read)
-        os.close(err_read)
+        os.close(output)
+        os.close(errors)
         raise CommandFailed(f"cannot start {argv[0]}: {error.strerror}") from error
     finally:
-        os.close(out_write)
-        os.close(err_write)
         if source is not None:
             os.close(source)
-    return _attend(commands, argv, pid, (out_read, err_read), started, deadline_seconds)
 
 
-def _as_descriptor(data: bytes | None) -> int | None:
+def _in_memory(data: bytes) -> int:
     """Input as a file in memory, so that a command that does not read it cannot block us."""
-    if data is None:
-        return None
     fd = os.memfd_create("input")
     view = memoryview(data)
     while view:
@@ -145,113 +156,85 @@ def _as_descriptor(data: bytes | None) -> int | None:
     return fd
 
 
-def _attend(
-    commands: Commands, argv: Sequence[str], pid: int, streams: tuple[int, int], started: float, limit: float
-) -> Completed:
-    captured, printed = bytearray(), bytearray()
-    progress = _Progress(commands, started)
-    poller = select.poll()
-    for fd in (*streams, commands.stop.fileno()):
-        poller.register(fd, select.POLLIN)
-    open_streams = set(streams)
-    status: int | None = None
-    try:
-        while open_streams and status is None:
-            left = limit - (time.monotonic() - started)
-            if left <= 0:
-                child.end_group(pid, grace_seconds=_GRACE_SECONDS)
-                pid = 0
-                raise CommandFailed(
-                    f"{commands._name(argv)} was stopped after {limit:.0f} s without an end",
-                    output=commands.redact(captured.decode(errors="replace")),
-                    hint=commands.redact(tail(captured.decode(errors="replace"))),
-                )
-            for fd, _ in poller.poll(min(left, 0.5) * 1000):
-                if fd == commands.stop.fileno():
-                    commands.stop.clear()
-                    commands.stop.check()
-                    status = _ended(pid)
-                    continue
-                data = os.read(fd, _READ)
-                if not data:
-                    poller.unregister(fd)
-                    open_streams.discard(fd)
-                    continue
-                captured += data
-                if fd == streams[0]:
-                    printed += data
-                progress.feed(data)
-        # The end of the command decides, not the end of the pipe: a daemon it left behind may keep that open.
-        _drain(open_streams, captured, printed, streams[0])
-        if status is None:
-            status = _wait(commands, pid, started + limit)
-        pid = 0
-    except StopRequested:
-        if pid:
-            child.end_group(pid, grace_seconds=_GRACE_SECONDS)
-            pid = 0
-        raise
-    finally:
-        if pid:
-            child.end_group(pid, grace_seconds=0)
-        for fd in streams:
-            os.close(fd)
-    code, number = child.exit_of(status)
-    return Completed(
-        argv=tuple(argv),
-        returncode=code if code is not None else -(number or signal.SIGKILL),
-        output=captured.decode(errors="replace"),
-        text=printed.decode(errors="replace"),
-        seconds=time.monotonic() - started,
-    )
+class _Running:
+    """A command between its start and its end. `output` is both of its streams, `text` the first one alone."""
 
-
-def _ended(pid: int) -> int | None:
-    found, status = os.waitpid(pid, os.WNOHANG)
-    return status if found else None
-
-
-def _wait(commands: Commands, pid: int, deadline: float) -> int:
-    """Both pipes are closed; the end itself is a moment away, or the command closed them on purpose."""
-    while (status := _ended(pid)) is None:
-        if time.monotonic() > deadline:
-            return child.end_group(pid, grace_seconds=_GRACE_SECONDS)
-        poller = select.poll()
-        poller.register(commands.stop.fileno(), select.POLLIN)
-        poller.poll(20)
-        commands.stop.clear()
-        if commands.stop.requested:
-            child.end_group(pid, grace_seconds=_GRACE_SECONDS)
-            raise StopRequested
-    return status
-
-
-def _drain(streams: set[int], captured: bytearray, printed: bytearray, stdout: int) -> None:
-    for fd in streams:
-        os.set_blocking(fd, False)
-        try:
-            while data := os.read(fd, _READ):
-                captured += data
-                if fd == stdout:
-                    printed += data
-        except BlockingIOError:
-            pass
-
-
-class _Progress:
-    """Shows what a command says once it has taken longer than people like to wait in silence."""
-
-    def __init__(self, commands: Commands, started: float) -> None:
-        self._show = commands.show
-        self._redact = commands.redact
-        self._from = started + commands.quiet_seconds
+    def __init__(self, commands: Commands, argv: Sequence[str], pid: int, streams: tuple[int, int]) -> None:
+        self._commands = commands
+        self._argv = argv
+        self._pid = pid
+        self._stdout = streams[0]
+        self._open = set(streams)
+        self._status: int | None = None
         self._pending = b""
+        self._show_from = time.monotonic() + commands.quiet_seconds
+        self.output = bytearray()
+        self.text = bytearray()
 
-    def feed(self, data: bytes) -> None:
-        self._pending += data
-        if time.monotonic() < self._from:
+    def watch(self, started: float, limit: float) -> int:
+        """The wait status. The end of the command decides, not the end of the pipes: a daemon may keep those."""
+        try:
+            while self._status is None:
+                left = started + limit - time.monotonic()
+                if left <= 0:
+                    raise self._too_long(limit)
+                self._attend(left)
+            self._drain()
+        finally:
+            if self._status is None:
+                self._status = child.end_group(self._pid, grace_seconds=_GRACE_SECONDS)
+        return self._status
+
+    def _attend(self, left: float) -> None:
+        """One poll. SIGCHLD wakes it where a handler is installed; where none is, half a second does."""
+        stop = self._commands.stop
+        poller = select.poll()
+        for fd in (*self._open, stop.fileno()):
+            poller.register(fd, select.POLLIN)
+        ready = {fd for fd, _ in poller.poll(min(left, 0.5 if self._open else 0.02) * 1000)}
+        if stop.fileno() in ready:
+            stop.clear()
+        stop.check()
+        for fd in ready & self._open:
+            self._read(fd)
+        if stop.fileno() in ready or not ready & self._open:
+            pid, status = os.waitpid(self._pid, os.WNOHANG)
+            self._status = status if pid else None
+
+    def _read(self, fd: int) -> None:
+        data = os.read(fd, _READ)
+        if not data:
+            self._open.discard(fd)
             return
+        self._keep(fd, data)
+        self._pending += data
+        if time.monotonic() >= self._show_from:
+            self._show()
+
+    def _keep(self, fd: int, data: bytes) -> None:
+        self.output += data
+        if fd == self._stdout:
+            self.text += data
+
+    def _drain(self) -> None:
+        for fd in self._open:
+            os.set_blocking(fd, False)
+            try:
+                for _ in range(_LAST_READS):
+                    if not (data := os.read(fd, _READ)):
+                        break
+                    self._keep(fd, data)
+            except BlockingIOError:
+                continue
+
+    def _show(self) -> None:
+        """What a command says, once it has taken longer than people like to wait in silence."""
         *lines, self._pending = self._pending.replace(b"\r", b"\n").split(b"\n")
         for line in lines:
             if text := line.decode(errors="replace").strip():
-                self._show(self._redact(text))
+                self._commands.show(self._commands.redact(text))
+
+    def _too_long(self, limit: float) -> CommandFailed:
+        said = self._commands.redact(self.output.decode(errors="replace"))
+        name = self._commands.name_of(self._argv)
+        return CommandFailed(f"{name} was stopped after {limit:.0f} s without an end", output=said, hint=tail(said))

@@ -21,8 +21,6 @@ from pathlib import Path
 from agent.files import read_json
 from agent.process.procfs import start_ticks_of
 
-LAUNCH_FILE_DEADLINE_SECONDS = 10.0
-
 
 class HostProcess:
     """An executor by its pidfd; `child` is set if it is our own child and has to be reaped."""
@@ -87,13 +85,10 @@ class HostRuntime:
         return HostProcess(run, child.pid, os.pidfd_open(child.pid), child)
 
     async def attach(self, run: Path) -> HostProcess | None:
-        deadline = asyncio.get_running_loop().time() + LAUNCH_FILE_DEADLINE_SECONDS
-        while _is_locked(run / "executor.lock"):
+        while _is_locked(run / "executor.lock"):  # it lives, and says who it is first of all
             launch = read_json(run / "launch.json")
             if launch:
                 return _attached(run, int(launch["pid"]))
-            if asyncio.get_running_loop().time() > deadline:
-                return None
             await asyncio.sleep(0.05)
         return None
 

@@ -91,14 +91,16 @@ def test_a_running_task_outlives_its_agent_and_is_adopted(
     server: ServerProcess, tmp_path: Path, how: signal.Signals
 ) -> None:
     with agent_on(server, tmp_path) as agent:
-        task = create_script(server, COUNT_TO.format(lines=40, pause=0.05, code=7))
+        task = create_script(server, COUNT_TO.format(lines=80, pause=0.05, code=7))
         wait_for(lambda: "line 5" in console_of(server, task), what="first lines")
         agent.signal(how)
         assert status_of(server, task) == "in_progress"
         agent.restart().wait_until_ready()
+        wait_for(lambda: f"task {task} still runs: adopted" in agent.log.read_text(), what="adoption")
+        assert status_of(server, task) == "in_progress"
         done = wait_for_status(server, task, "completed", "failed", "stopped")
         assert (done["status"], done["status_reason"]) == ("failed", "worker execution exit code 7")
-        assert console_of(server, task, level="DEBUG") == expected(40)
+        assert console_of(server, task, level="DEBUG") == expected(80)
 
 
 def test_a_task_that_ends_while_no_agent_is_there_is_reported_by_the_next(
