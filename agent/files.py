@@ -18,7 +18,7 @@ def write_json(path: Path, value: Json, *, durable: bool = False) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     with open(descriptor, "wb") as file:
-        file.write(json.dumps(value, separators=(",", ":")).encode())
+        file.write(json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "surrogatepass"))
         if durable:
             file.flush()
             os.fsync(descriptor)

@@ -126,13 +126,14 @@ class ExecutorSetup:
     """What the executor needs besides the task: the content of `setup.json` (0600, it carries git credentials).
 
     `settings` is `Settings.to_json()`; `environment` is laid over the inherited environment of the task's process
-    (GPU visibility, worker id); `optimize` counts `-O` flags for the task's interpreter; `log_level` becomes
-    CLEARML_LOG_LEVEL.
+    (GPU visibility, worker id), `umask` is what that process had without us; `optimize` counts `-O` flags for the
+    task's interpreter; `log_level` becomes CLEARML_LOG_LEVEL.
     """
 
     settings: Json
     worker_id: str
     environment: Mapping[str, str] = field(default_factory=dict)
+    umask: int = 0o022
     optimize: int = 0
     log_level: str = "INFO"
     standalone: bool = False
@@ -154,7 +155,8 @@ class WorkerSetup:
     `settings` is `Settings.to_json()`. `gpus` is the text of `--gpus` (None: not given), `gpu_environment` the
     variables it stands for, `gpu_suffix` its part of the worker id ("gpu0,1"; None: the id ends in a slot number).
     `queues` are names or ids in order of preference; empty: the server's default queue. `log_level` is ours,
-    `json_logs` switches the daemon's own log to one JSON object a line.
+    `task_umask` is the umask that the daemon was called with (its own is 077), `json_logs` switches the daemon's own
+    log to one JSON object a line.
     """
 
     settings: Json
@@ -168,6 +170,7 @@ class WorkerSetup:
     cpu_only: bool = False
     polling_interval_seconds: float | None = None
     child_report_tags: tuple[str, ...] = ()
+    task_umask: int = 0o022
     standalone: bool = False
     optimize: int = 0
     log_level: str = "INFO"

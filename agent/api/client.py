@@ -73,7 +73,12 @@ class Client:
 
         Raises ServerUnreachable (no effect), ReplyLost (effect unknown), CredentialsRefused, or ApiError.
         """
-        return call.parse(self._exchange(call, abort))
+        data = self._exchange(call, abort)
+        try:
+            return call.parse(data)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            # a reply we cannot read says nothing of the effect, like a reply that was lost
+            raise ReplyLost(f"the API server's reply to {call.endpoint} lacks what we need: {error!r}") from error
 
     def call(self, endpoint: str, body: Json | None = None) -> Json:
         """Send a call that has no function of its own and return the reply's `data`."""

@@ -80,7 +80,7 @@ def wait_for_next(queues: Sequence[str], *, hold_seconds: float) -> Call[Waiting
 
 
 def pop(waiting: Waiting, *, claim: str = "") -> Call[bool]:
-    """Take exactly this task; False if somebody else has it. Repeatable with `claim` (feature `get_next_task.claim`)."""
+    """Take exactly this task; False if somebody else has it. With `claim` (`get_next_task.claim`) repeatable."""
     body = {"queue": waiting.queue, "task": waiting.task}
     if claim:
         body["claim"] = claim

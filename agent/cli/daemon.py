@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import click
@@ -146,9 +146,9 @@ def command(
 
 
 def _start(settings: Settings, wishes: Wishes, *, is_detached: bool) -> int:
-    os.umask(0o077)
+    task_umask = os.umask(0o077)
     visibility = resolve_gpus(wishes.gpus, cpu_only=wishes.cpu_only, env=os.environ, inventory=read_inventory)
-    setup = worker_setup(settings, wishes, visibility)
+    setup = replace(worker_setup(settings, wishes, visibility), task_umask=task_umask)
     environment = environment_for(settings, visibility, os.environ)
     if settings.agent.apply_files:
         write_files(settings.files)

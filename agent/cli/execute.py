@@ -61,7 +61,7 @@ def command(
     visibility = resolve_gpus(
         gpus, cpu_only=cpu_only or settings.agent.cpu_only, env=os.environ, inventory=read_inventory
     )
-    os.umask(0o077)
+    task_umask = os.umask(0o077)
     if settings.agent.apply_files:
         write_files(settings.files)
     # the task inherits what we have: this process is the agent now, and nothing else runs in it
@@ -80,6 +80,7 @@ def command(
         monitoring=monitoring_for(disabled=disable_monitoring, full=full_monitoring),
         gpu_environment=visibility.environment(),
         gpu_suffix=visibility.worker_suffix(),
+        task_umask=task_umask,
         optimize=optimize,
         log_level=level,
         log_file=log_file,

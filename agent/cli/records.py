@@ -23,7 +23,7 @@ class LiveAgent:
 
     @property
     def is_alive(self) -> bool:
-        return start_ticks_of(self.pid) == self.start_ticks
+        return start_ticks_of(self.pid) == self.start_ticks and not _is_zombie(self.pid)
 
 
 def state_folder(settings: Settings, name: str) -> Path:
@@ -54,3 +54,12 @@ def live_agents(settings: Settings) -> tuple[LiveAgent, ...]:
             if agent.is_alive:
                 found.append(agent)
     return tuple(sorted(found, key=lambda agent: agent.worker_id))
+
+
+def _is_zombie(pid: int) -> bool:
+    """Whether the process has ended and only waits to be noticed, for which the pid 1 of a container may take long."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return stat[stat.rindex(b")") + 2 :].startswith((b"Z", b"X"))

@@ -11,7 +11,7 @@ Names follow the keys of `clearml.conf`, with units spelt out (`task_ping_interv
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, TypeVar
 
 from agent.errors import ConfigError
@@ -35,8 +35,8 @@ class ApiSettings:
     web_server: str
     files_server: str
     access_key: str
-    secret_key: str
-    auth_token: str
+    secret_key: str = field(repr=False)
+    auth_token: str = field(repr=False)
     verify_certificate: bool | str
     default_method: str
     token_expiration_threshold_seconds: float
@@ -52,7 +52,7 @@ class GitCredential:
 
     host: str
     user: str
-    password: str
+    password: str = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,7 +120,7 @@ class AgentSettings:
     cpu_only: bool
 
     git_user: str
-    git_pass: str
+    git_pass: str = field(repr=False)
     git_host: str
     git_host_match_prefix: bool
     extra_git_credentials: tuple[GitCredential, ...]
@@ -167,7 +167,7 @@ class FileEntry:
 
     name: str
     path: str
-    contents: Any
+    contents: Any = field(repr=False)
     format: str
     target_format: str
     overwrite: bool
@@ -185,9 +185,9 @@ class Settings:
 
     api: ApiSettings
     agent: AgentSettings
-    environment: Mapping[str, str]
+    environment: Mapping[str, str] = field(repr=False)
     files: tuple[FileEntry, ...]
-    tree: Json
+    tree: Json = field(repr=False)
     sources: tuple[str, ...]
 
     def to_json(self) -> Json:

@@ -157,7 +157,7 @@ class LayerCache:
         """
         layers = [key for key in self._by_age() if key != newest]
         surplus = max(0, len(layers) + 1 - max(1, self._settings.max_entries))
-        spare = len(layers) // 2 + 1 if self._is_tight() else 0
+        spare = (len(layers) + 1) // 2 if self._is_tight() else 0
         for number, key in enumerate(layers):
             if number >= surplus and (number >= spare or not self._is_tight()):
                 break

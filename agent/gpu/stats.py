@@ -55,7 +55,7 @@ class GpuSampler:
         self._complained = False
 
     def sample(self) -> dict[str, Any]:
-        """`gpu_usage` (percent), `gpu_memory_used`, `gpu_memory_free` (MiB), `gpu_temperature` (°C); {} if no driver."""
+        """The lists `gpu_usage` (%), `gpu_memory_used`, `gpu_memory_free` (MiB), `gpu_temperature` (°C), or {}."""
         try:
             readings = self._readings()
         except NvmlFailed as error:

@@ -111,6 +111,7 @@ def _become(wanted: _Program, gate: int, problem: int) -> None:
         # Lift them out of the way first: one of them may itself be 0, 1 or 2.
         for target, fd in enumerate([_above_standard(fd) for fd in sources]):
             os.dup2(fd, target)
+        _close_all_but(problem)
         signal.set_wakeup_fd(-1)
         for name in _RESET:
             signal.signal(name, signal.SIG_DFL)
@@ -130,6 +131,14 @@ def _become(wanted: _Program, gate: int, problem: int) -> None:
             os.write(problem, str(number).encode())
         finally:
             os._exit(127)
+
+
+def _close_all_but(kept: int) -> None:
+    """What we open is not inherited anyway; this is for what whoever started us left open."""
+    for name in os.listdir("/proc/self/fd"):
+        if (fd := int(name)) > 2 and fd != kept:
+            with contextlib.suppress(OSError):
+                os.close(fd)
 
 
 def _above_standard(fd: int) -> int:

@@ -28,7 +28,7 @@ from agent.models import ExecutorSetup, Task
 from agent.runner.claim import Claimed
 from agent.runner.console import Console, Position
 from agent.runner.lifecycle import RunContext, conclude, run_task
-from agent.runner.machine import MachineSampler
+from agent.runner.machine import GpuStats, MachineSampler
 from agent.runner.outcome import StopCause
 from agent.runner.rundir import Claim, RunDirectory, Runs
 from agent.runtimes.host import HostRuntime
@@ -50,6 +50,7 @@ def execute(
     monitoring: Monitoring = "task",
     gpu_environment: Mapping[str, str] | None = None,
     gpu_suffix: str | None = None,
+    task_umask: int = 0o022,
     optimize: int = 0,
     log_level: str = "INFO",
     log_file: str | None = None,
@@ -69,6 +70,7 @@ def execute(
         settings=settings.to_json(),
         worker_id=name,
         environment=gpu_environment or {},
+        umask=task_umask,
         optimize=optimize,
         log_level=log_level,
         standalone=standalone,
@@ -197,9 +199,18 @@ async def _context(settings: Settings, api: AsyncClient, setup: ExecutorSetup, *
         worker=setup.worker_id,
         executor_setup=setup,
         executor_environ=dict(os.environ),
-        sampler=MachineSampler(disk_path=settings.agent.resource_monitoring.disk_use_path or "~"),
+        sampler=MachineSampler(
+            disk_path=settings.agent.resource_monitoring.disk_use_path or "~", gpus=_gpus(settings, setup)
+        ),
         announce=announce,
     )
+
+
+def _gpus(settings: Settings, setup: ExecutorSetup) -> GpuStats | None:
+    from agent.gpu.stats import sampler_for
+
+    default = settings.agent.resource_monitoring.default_gpu_utilization
+    return sampler_for(setup.environment, default_utilization=default)
 
 
 async def _run_unwatched(context: RunContext, run: RunDirectory, claim: Claim) -> int:

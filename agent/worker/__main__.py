@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from agent.models import WorkerSetup
 
 if TYPE_CHECKING:
+    from agent.config.schema import Settings
     from agent.runner.machine import GpuStats
 
 M_ARENA_MAX = -8  # malloc.h
@@ -53,7 +54,9 @@ def main(arguments: list[str]) -> int:
         try:
             client = open_client(settings.api, name=settings.agent.worker_name)
             trim()
-            asyncio.run(run_worker(setup, settings, identity, client, HostRuntime(), gpus=_gpu_sampler(setup)))
+            asyncio.run(
+                run_worker(setup, settings, identity, client, HostRuntime(), gpus=_gpu_sampler(setup, settings))
+            )
         finally:
             identity.release()
     except AgentError as error:
@@ -81,13 +84,14 @@ def _libc() -> Callable[[], object]:
         return lambda: None
 
 
-def _gpu_sampler(setup: WorkerSetup) -> GpuStats | None:
+def _gpu_sampler(setup: WorkerSetup, settings: Settings) -> GpuStats | None:
     """The GPUs this agent may use, or None on a host without an NVIDIA driver."""
     if setup.cpu_only:
         return None
     from agent.gpu.stats import sampler_for
 
-    return sampler_for(setup.gpu_environment)
+    default = settings.agent.resource_monitoring.default_gpu_utilization
+    return sampler_for(setup.gpu_environment, default_utilization=default)
 
 
 if __name__ == "__main__":

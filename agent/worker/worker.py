@@ -86,6 +86,7 @@ async def run_worker(
             settings=setup.settings,
             worker_id=identity.worker_id,
             environment=setup.gpu_environment,
+            umask=setup.task_umask,
             optimize=setup.optimize,
             log_level=setup.log_level,
             standalone=setup.standalone,

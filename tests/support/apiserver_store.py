@@ -7,11 +7,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
+from sqlalchemy.engine import make_url
+
 from apiserver.identity import COMPANY
 from apiserver.store import bootstrap, migrate, queues, tasks
 from apiserver.store.database import Transaction, engine_for
 from apiserver.store.task_status import Asked
-from sqlalchemy.engine import make_url
 
 T = TypeVar("T")
 
