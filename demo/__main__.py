@@ -204,6 +204,7 @@ def _print_invitation(fleet: Fleet) -> None:
         fleet.server.api, "hello", literal(HELLO, "hello.py"), project=project_named(fleet.server.api, PROJECT)
     )
     agent, python = shlex.quote(str(program("clearml-agent"))), shlex.quote(sys.executable)
+    click.echo(f"web page     {fleet.server.account.api_server}/ui (user: the access key, password: the secret key)")
     click.echo(f"credentials  {fleet.server.configuration}")
     click.echo(f"logs         {fleet.place.root / 'log'}")
     click.echo(

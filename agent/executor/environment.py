@@ -185,12 +185,7 @@ class _Builder:
                 "the task's packages are not in the environment cache, and standalone mode installs nothing"
             )
         console, started = self._workspace.console, time.monotonic()
-        venv.write_environment(
-            folder,
-            self._interpreter,
-            system_site_packages=_sees_system(self._workspace),
-            pip_wheel=self._wheel(),
-        )
+        venv.write_environment(folder, self._interpreter, system_site_packages=_sees_system(self._workspace))
         prefix = Prefix(folder=folder, interpreter=self._interpreter)
         self._manager.install(self._plan, prefix)
         frozen = self._as_recorded(self._manager.freeze(prefix))
@@ -201,11 +196,6 @@ class _Builder:
             f"{_counted(frozen)} in {time.monotonic() - started:.2f} s"
         )
         return Built(frozen=frozen, files=files)
-
-    def _wheel(self) -> str | None:
-        if self._manager.name != "pip":
-            return None
-        return venv.pip_wheel_for(self._interpreter, interpreters.own())
 
     def _as_recorded(self, frozen: tuple[str, ...]) -> tuple[str, ...]:
         """Packages from the checkout are listed the way they were asked for: their path is gone after this run."""

@@ -4,7 +4,8 @@
     install ──▶ `python -m pip install`, once for each round of the plan
 
 pip reads its own configuration, so nothing has to be translated. It comes from the wheel that ships with the
-interpreter; `agent.package_manager.pip_version` may ask for another one, which is then installed first.
+interpreter, unpacked for the time of the installation (from the archive it would be compiled anew by every command);
+`agent.package_manager.pip_version` may ask for another one, which is then installed first and takes its place.
 """
 
 from __future__ import annotations
@@ -50,6 +51,7 @@ class Pip:
         return (*variables, *(f"{file.path}\n{file.text}" for file in pipconf.config_files(environ)))
 
     def install(self, plan: Plan, prefix: Prefix) -> None:
+        self._bring_pip(prefix)
         if self._settings.pip_version:
             self._round("the configured pip version", self._own_version(), Plan(), prefix)
         if plan.needed:
@@ -65,6 +67,17 @@ class Pip:
     def freeze(self, prefix: Prefix) -> tuple[str, ...]:
         command = [prefix.python, "-m", "pip", "freeze", "--quiet"]
         return tuple(self._host.commands.run(command, environ=_CALM).text.splitlines())
+
+    def _bring_pip(self, prefix: Prefix) -> None:
+        import zipfile
+
+        wheel = venv.pip_wheel_for(prefix.interpreter, interpreters.own()) or ""
+        folder = f"{self._host.scratch}/{os.path.basename(wheel)}.d"
+        if not os.path.isdir(folder):
+            with zipfile.ZipFile(wheel) as archive:
+                archive.extractall(folder)
+        with open(f"{prefix.site_packages}/{venv.LAYER_HOOK}", "w", encoding="utf-8") as file:
+            file.write(f"{folder}\n")
 
     def _own_version(self) -> list[str]:
         """`pip_version` entries are specifiers with an optional marker: `<22.3 ; python_version < '3.12'`."""

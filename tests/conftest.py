@@ -1,0 +1,49 @@
+"""What holds for every test: a home of its own for the session, no settings of the person, nothing left running."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+_home = pytest.StashKey[Path]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Set the environment before any test module is imported, so that children of any age inherit it."""
+    home = Path(tempfile.mkdtemp(prefix="gpufleet-tests-"))
+    config.stash[_home] = home
+    # Caches of packages stay in the checkout: a fresh one per session would download everything again.
+    os.environ.setdefault("UV_CACHE_DIR", str(ROOT / ".cache/uv"))
+    os.environ.setdefault("PIP_CACHE_DIR", str(ROOT / ".cache/pip"))
+    # pip and uv may reach their index by settings of the person; those are read from here.
+    os.environ.setdefault("XDG_CONFIG_HOME", str(Path.home() / ".config"))
+    for name in [name for name in os.environ if name.startswith(("CLEARML_", "TRAINS_"))]:
+        del os.environ[name]
+    os.environ["HOME"] = str(home)
+    for role in ("AUTHOR", "COMMITTER"):
+        os.environ[f"GIT_{role}_NAME"] = "Tests"
+        os.environ[f"GIT_{role}_EMAIL"] = "tests@localhost"
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    shutil.rmtree(config.stash[_home], ignore_errors=True)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """A test that leaves a process behind fails the session; asked after the last fixture has been torn down."""
+    _, left = psutil.wait_procs(psutil.Process().children(recursive=True), timeout=1)
+    for child in left:
+        with suppress(psutil.NoSuchProcess):
+            print(f"\nleft running by a test: {child.pid} {child.cmdline()}")
+            child.kill()
+    if left and exitstatus == 0:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED

@@ -1,0 +1,69 @@
+"""The web page: its login, its files, and that it asks for nothing the server does not have."""
+
+import re
+from pathlib import Path
+
+import pytest
+import requests
+from support.apiserver import ServerProcess
+
+import apiserver
+from apiserver import endpoints
+
+SCRIPT = Path(apiserver.__file__).parent / "web" / "page.js"
+
+
+@pytest.fixture(scope="module")
+def server():
+    with ServerProcess() as server:
+        yield server
+
+
+@pytest.fixture
+def browser():
+    with requests.Session() as session:
+        session.trust_env = False
+        yield session
+
+
+def test_the_page_is_for_those_who_have_credentials(server, browser):
+    stranger = browser.get(f"{server.api}/ui", timeout=10)
+    assert stranger.status_code == 401
+    assert stranger.headers["www-authenticate"].startswith("Basic realm=")
+    wrong = browser.get(f"{server.api}/ui", auth=(server.access_key, "wrong"), timeout=10)
+    assert (wrong.status_code, browser.cookies.get_dict()) == (401, {})
+
+
+def test_the_login_of_the_page_is_a_login_for_the_api(server, browser):
+    page = browser.get(f"{server.api}/ui", auth=(server.access_key, server.secret_key), timeout=10)
+    assert page.headers["content-type"] == "text/html; charset=utf-8"
+    assert "HttpOnly" in page.headers["set-cookie"]
+    assert server.secret_key not in page.text
+    workers = browser.post(f"{server.api}/workers.get_all", json={}, timeout=10)
+    assert workers.json()["data"] == {"workers": []}
+    elsewhere = browser.post(f"{server.api}/workers.get_all", headers={"Sec-Fetch-Site": "cross-site"}, timeout=10)
+    assert elsewhere.status_code == 401
+
+
+def test_everything_the_page_consists_of_is_here(server, browser):
+    page = browser.get(f"{server.api}/ui/", auth=(server.access_key, server.secret_key), timeout=10)
+    parts = re.findall(r'(?:src|href)="(/[^"]+)"', page.text)
+    assert len(parts) == 2
+    for part in parts:
+        assert browser.get(f"{server.api}{part}", timeout=10).status_code == 200
+    assert "http://" not in page.text + SCRIPT.read_text().replace("http://www.w3.org/2000/svg", "")
+    assert browser.get(f"{server.api}/ui/page.html", timeout=10).status_code == 404
+    assert browser.get(f"{server.api}/ui/..%2Fapp.py", timeout=10).status_code in (400, 404)
+
+
+def test_the_links_that_the_sdk_prints_lead_to_the_page(server, browser):
+    link = f"{server.api}/projects/{'a' * 32}/tasks/{'b' * 32}/output/log"
+    reply = browser.get(link, allow_redirects=False, timeout=10)
+    assert (reply.status_code, reply.headers["location"]) == (307, f"/ui#task={'b' * 32}")
+
+
+def test_the_page_asks_only_for_what_there_is():
+    endpoints.load_all()
+    asked = set(re.findall(r'"((?:workers|queues|tasks|events|server)\.\w+)"', SCRIPT.read_text()))
+    assert len(asked) > 10
+    assert asked <= set(endpoints.names())

@@ -1,0 +1,87 @@
+"""What counts in a row of the benchmarks, and how the table says it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks.bed import Ran
+from benchmarks.contestants import Contestant
+from benchmarks.figures.base import Row
+from benchmarks.figures.console import LINE, whole_lines, worst_time_error
+from benchmarks.report import as_json, as_page, as_text
+
+OURS = Contestant(name="ours", title="gpufleet", executable=Path("a"))
+REFERENCE = Contestant(name="reference", title="clearml-agent", executable=Path("b"))
+FACTS = {
+    "gpufleet": "0.1",
+    "clearml-agent": "3.0.3",
+    "runs": "5",
+    "date": "2026-01-01",
+    "processor": "2 cores",
+    "memory": "8 GiB",
+    "system": "Debian",
+    "python": "3.11",
+}
+
+
+def row(*values: float, limit: float = 1.0, at_least: bool = False, worst: bool = False) -> Row:
+    made = Row(title="something", unit="s", limit=limit, at_least=at_least, worst=worst)
+    for value in values:
+        made.add(OURS, value)
+    return made
+
+
+def test_times_count_by_their_median_and_faults_by_their_worst_run() -> None:
+    assert row(0.1, 0.2, 9.0).result("ours") == 0.2
+    assert row(0, 0, 3, worst=True).result("ours") == 3
+
+
+@pytest.mark.parametrize(
+    ("made", "reached"),
+    [
+        (row(0.9), True),
+        (row(1.1), False),
+        (row(151, limit=150, at_least=True), True),
+        (row(149, limit=150, at_least=True), False),
+        (row(0, 0, limit=0, worst=True), True),
+        (row(0, 1, limit=0, worst=True), False),
+        (row(), False),
+    ],
+)
+def test_a_limit_is_reached_from_the_right_side_and_never_without_a_value(made: Row, reached: bool) -> None:
+    assert made.reached is reached
+
+
+def test_table_names_limit_result_and_what_was_not_measured() -> None:
+    assert as_text([row(0.25)]).splitlines()[-1].split("  ")[0] == "something"
+    assert "| something | ≤ 1 s | 0.250 | reached | not measured |" in as_page([row(0.25)], FACTS)
+    assert "MISSED" in as_text([row(2.0)])
+
+
+def test_every_value_is_kept() -> None:
+    made = row(0.1, 0.3)
+    made.add(REFERENCE, 4.0)
+    kept = json.loads(as_json([made], FACTS))["rows"][0]
+    assert kept["values"] == {"ours": [0.1, 0.3], "reference": [4.0]}
+    assert kept["results"] == {"ours": 0.2, "reference": 4.0}
+
+
+def event(timestamp: int, *lines: str) -> dict[str, object]:
+    return {"level": "DEBUG", "timestamp": timestamp, "msg": "\n".join(lines) + "\n"}
+
+
+def line(number: int, moment: float) -> str:
+    text = f"line {number:06d} {moment:.3f} abcdefghijklmnopqrstuvwxyz0123456789 end"
+    assert LINE.fullmatch(text)
+    return text
+
+
+def test_a_cut_line_does_not_count_and_a_late_stamp_is_measured() -> None:
+    cut = line(1, 10.0)
+    events = [event(10_000, line(0, 10.0), cut[:20]), event(10_900, cut[20:], line(2, 10.4))]
+    ran = Ran(id="t", status="completed", enqueued=0.0, completed=0.0, events=events)
+    assert whole_lines(ran) == [0, 2]
+    assert worst_time_error(ran) == pytest.approx(0.5)
