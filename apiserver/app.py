@@ -73,7 +73,7 @@ def create_app(config: ServerConfig, *, now: clock.Clock = clock.system_clock) -
             yield
 
     app = Starlette(
-        routes=[Route("/health", _health), *page_routes(services), Mount("/", Dispatcher(services))], lifespan=lifespan
+        routes=[Route("/health", _health), *page_routes(), Mount("/", Dispatcher(services))], lifespan=lifespan
     )
     app.state.services = services
     return app

@@ -103,7 +103,7 @@ class Dispatcher:
             values = wire.parse_body(body, request.content_type, request.query, keep_nan=endpoint.keep_nan)
         data: Mapping[str, Any] | Response = await endpoint.handler(call, Fields(values))
         if call.session_cookie is not None:
-            extra["set-cookie"] = _set_cookie(call.session_cookie)
+            extra["set-cookie"] = _set_cookie(call.session_cookie, secure=request.scope["scheme"] == "https")
         return data
 
     def _call(self, request: _Request, path: wire.Path, identity: Identity) -> Call:
@@ -227,9 +227,9 @@ class _Request:
             pass
 
 
-def _set_cookie(token: str) -> str:
+def _set_cookie(token: str, *, secure: bool) -> str:
     """The header that keeps a token in the browser, or with an empty one removes it."""
-    return f"{COOKIE}={token}; Path=/; HttpOnly; SameSite=Lax{'' if token else '; Max-Age=0'}"
+    return f"{COOKIE}={token}; Path=/; HttpOnly; SameSite=Lax{'; Secure' if secure else ''}{'' if token else '; Max-Age=0'}"
 
 
 def _too_large(limit: int) -> ApiError:

@@ -1,25 +1,17 @@
-"""The web page below `/ui` of the API's port: three static files and a login.
+"""The web page below `/ui` of the API's port: three static files, for everybody.
 
-Asking for the page needs the credentials of the API, by the browser's own dialog. The answer sets the cookie that the
-API takes for a login, so the page itself never sees a secret. Links that the SDK prints lead to it as well.
+What the page shows it asks from the API, with the cookie that `auth.login` sets; without one it shows a login form. The
+server never asks for Basic credentials by itself: a browser would keep those, and send them for pages of other sites too.
+Links that the SDK prints lead to the page as well.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, RedirectResponse, Response
+from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
-
-from .auth import COOKIE
-from .errors import ApiError
-
-if TYPE_CHECKING:
-    from .app import Services
-
-SESSION_SECONDS = 12 * 3600
 
 _FOLDER = Path(__file__).parent / "web"
 _KINDS = {"page.html": "text/html", "page.css": "text/css", "page.js": "text/javascript"}
@@ -34,28 +26,19 @@ _HEADERS = {
 }
 
 
-def page_routes(services: Services) -> list[Route]:
+def page_routes() -> list[Route]:
     """The routes of the page; they come before those of the API."""
-
-    async def page(request: Request) -> Response:
-        try:
-            identity = await services.auth.identify(request.headers)
-        except ApiError as error:
-            ask = {"WWW-Authenticate": 'Basic realm="gpufleet", charset="UTF-8"'}
-            return PlainTextResponse(error.text, status_code=401, headers={**_HEADERS, **ask})
-        response = _file("page.html")
-        token = services.auth.issue(identity, seconds=SESSION_SECONDS)
-        secure = request.url.scheme == "https"
-        response.set_cookie(COOKIE, token, max_age=SESSION_SECONDS, httponly=True, samesite="lax", secure=secure)
-        return response
-
     return [
-        Route("/ui", page),
-        Route("/ui/", page),
+        Route("/ui", _page),
+        Route("/ui/", _page),
         Route("/ui/{name}", _part),
         Route("/projects/{project}/tasks/{task}/output/log", _task_page),
         Route("/projects/{project}/experiments/{task}/output/log", _task_page),
     ]
+
+
+async def _page(request: Request) -> Response:
+    return _file("page.html")
 
 
 async def _part(request: Request) -> Response:

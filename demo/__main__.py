@@ -17,22 +17,25 @@ from pathlib import Path
 import click
 
 from demo.agents import QUICK, TRAINING, planned, running_agents, visible_gpus
-from demo.api import Account, Api, ApiError, console_text
+from demo.api import Account, Api, ApiError
 from demo.processes import end_all, marked, wait_until
 from demo.repository import served_repository
+from demo.results import Result, result_of, table_of
 from demo.server import Server, StartFailed, program, running_server
 from demo.state import Place, StateBusy, claimed_place
-from demo.tasks import HELLO, PROJECT, DemoTask, check_console, create, demo_tasks, literal, project_named
-from demo.watch import Ended, TooSlow, follow
+from demo.tasks import HELLO, PROJECT, DemoTask, create, demo_tasks, literal, project_named
+from demo.watch import TooSlow, follow
 
 Say = Callable[[str], object]
 
+CHECKOUT = Path(__file__).resolve().parent.parent
+ONE_DAY_SECONDS = 24 * 3600.0
 COLOURS = ("cyan", "green", "yellow")
 
 state_option = click.option(
     "--state",
     type=click.Path(file_okay=False, path_type=Path),
-    default=Path(__file__).parent.parent / "demo-state",
+    default=CHECKOUT / "demo-state",
     help="Where everything is kept.  [default: demo-state in the checkout]",
 )
 
@@ -61,7 +64,10 @@ def run(state: Path, timeout: float, as_json: bool) -> None:
         tasks = [asdict(result) for result in results]
         click.echo(json.dumps({"ok": good, "seconds": round(seconds, 1), "tasks": tasks, "left_running": left}))
     else:
-        _print_table(results)
+        click.echo(f"\n{table_of(results)}\n")
+        for result in results:
+            for fault in result.faults:
+                click.secho(f"{result.task}: {fault}", fg="red")
         for pid in left:
             click.echo(f"process {pid} was still running and had to be ended", err=True)
         click.echo(f"{'all as it should be' if good else 'NOT as it should be'}, {seconds:.1f} s in all")
@@ -94,15 +100,18 @@ def up(state: Path) -> None:
 @click.argument("script", type=click.Path(exists=True, dir_okay=False, path_type=Path), required=False)
 def task(*, queue: str, config_file: Path, draft: bool, script: Path | None) -> None:
     """Enqueue a SCRIPT (or one that says hello), show its console, and end as it ended."""
-    api = Api(Account.from_file(config_file))
     text, name = (script.read_text(), script.name) if script else (HELLO, "hello.py")
-    identity = create(api, name, literal(text, name), project=project_named(api, PROJECT))
-    if draft:
-        click.echo(identity)
-        return
-    api("tasks.enqueue", task=identity, queue_name=queue)
-    click.echo(f"task {identity} is in queue {queue}", err=True)
-    ended = follow(api, [identity], lambda _task, _level, line: click.echo(line), seconds=24 * 3600)[identity]
+    try:
+        api = Api(Account.from_file(config_file))
+        identity = create(api, name, literal(text, name), project=project_named(api, PROJECT))
+        if draft:
+            click.echo(identity)
+            return
+        api("tasks.enqueue", task=identity, queue_name=queue)
+        click.echo(f"task {identity} is in queue {queue}", err=True)
+        ended = follow(api, [identity], lambda _task, _level, line: click.echo(line), seconds=ONE_DAY_SECONDS)[identity]
+    except (ApiError, OSError, TooSlow) as error:
+        raise click.ClickException(str(error)) from error
     click.echo(f"{ended.status}, {ended.reason}", err=True)
     sys.exit(0 if ended.status == "completed" else 1)
 
@@ -113,25 +122,6 @@ class Fleet:
 
     place: Place
     server: Server
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Result:
-    """How one task of the demo went. Times are seconds since it was enqueued."""
-
-    task: str
-    id: str
-    queue: str
-    worker: str
-    status: str
-    reason: str
-    first_line: float | None
-    total: float
-    faults: tuple[str, ...]
-
-    @property
-    def good(self) -> bool:
-        return not self.faults
 
 
 @contextlib.contextmanager
@@ -160,64 +150,36 @@ def _work(fleet: Fleet, tasks: tuple[DemoTask, ...], timeout: float, say: Say) -
         say(prefix + (line if level == "debug" else click.style(line, dim=True)))
 
     ended = follow(api, list(enqueued), show, seconds=timeout)
-    return tuple(_result(api, wanted, began, ended[identity]) for identity, (wanted, began) in enqueued.items())
-
-
-def _result(api: Api, wanted: DemoTask, enqueued: float, ended: Ended) -> Result:
-    console = check_console(console_text(api, ended.id), wanted)
-    faults = list(console.faults)
-    if ended.status != wanted.status:
-        faults.append(f"{ended.status} instead of {wanted.status}")
-    if wanted.reason and ended.reason != wanted.reason:
-        faults.append(f"reason {ended.reason!r} instead of {wanted.reason!r}")
-    return Result(
-        task=wanted.name,
-        id=ended.id,
-        queue=wanted.queue,
-        worker=ended.worker,
-        status=ended.status,
-        reason=ended.reason,
-        first_line=round(console.began - enqueued, 3) if console.began else None,
-        total=round(ended.ended - enqueued, 3),
-        faults=tuple(faults),
-    )
-
-
-def _print_table(results: tuple[Result, ...]) -> None:
-    head = ("task", "queue", "worker", "status", "to first line", "in all")
-    rows = [
-        (r.task, r.queue, r.worker, r.status, f"{r.first_line:.2f} s" if r.first_line else "never", f"{r.total:.2f} s")
-        for r in results
-    ]
-    widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
-    click.echo()
-    for row in (head, tuple("-" * width for width in widths), *rows):
-        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-    click.echo()
-    for result in results:
-        for fault in result.faults:
-            click.secho(f"{result.task}: {fault}", fg="red")
+    return tuple(result_of(api, wanted, began, ended[identity]) for identity, (wanted, began) in enqueued.items())
 
 
 def _print_invitation(fleet: Fleet) -> None:
-    draft = create(
-        fleet.server.api, "hello", literal(HELLO, "hello.py"), project=project_named(fleet.server.api, PROJECT)
-    )
-    agent, python = shlex.quote(str(program("clearml-agent"))), shlex.quote(sys.executable)
-    click.echo(f"web page     {fleet.server.account.api_server}/ui (user: the access key, password: the secret key)")
-    click.echo(f"credentials  {fleet.server.configuration}")
+    server = fleet.server
+    project = project_named(server.api, PROJECT)
+    drafts = server.api("tasks.get_all", name="^hello$", project=[project], status=["created"], only_fields=["id"])
+    known = [str(task["id"]) for task in drafts["tasks"]]
+    draft = known[0] if known else create(server.api, "hello", literal(HELLO, "hello.py"), project=project)
+    click.echo(f"web page     {server.account.api_server}/ui (user: the access key, password: the secret key)")
+    click.echo(f"credentials  {server.configuration}")
     click.echo(f"logs         {fleet.place.root / 'log'}")
     click.echo(
         f"""
 To try, in another terminal:
 
-  export CLEARML_CONFIG_FILE={shlex.quote(str(fleet.server.configuration))}
-  {agent} list
-  {python} -m demo task --queue {TRAINING}
-  {agent} execute --id {draft} --clone
+  cd {shlex.quote(str(CHECKOUT))}
+  export CLEARML_CONFIG_FILE={shlex.quote(str(server.configuration))}
+  {_called("clearml-agent")} list
+  {_called("python")} -m demo task --queue {TRAINING}
+  {_called("clearml-agent")} execute --id {draft} --clone
 
 Ctrl-C ends it all."""
     )
+
+
+def _called(name: str) -> str:
+    """A program of our environment as one calls it from the checkout."""
+    path = program(name)
+    return shlex.quote(str(path.relative_to(CHECKOUT) if path.is_relative_to(CHECKOUT) else path))
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from pathlib import Path
 from demo.processes import running, wait_until
 from demo.server import Server, StartFailed, program
 from demo.state import Place
+from demo.watch import epoch
 
 QUICK = "quick"
 TRAINING = "training"
@@ -115,27 +117,27 @@ def running_agents(agents: Sequence[Agent], place: Place, server: Server) -> Ite
     file.write_text(supervisor_configuration(agents, place, server.configuration))
     log = place.root / "log/supervisord.out"
     command = [str(program("supervisord")), "--nodaemon", "--configuration", str(file)]
-    before = set(registered(server))
+    started = time.time()
     grace = STOP_SECONDS + 5
     with running(command, environment=place.environment, cwd=place.root, log=log, grace_seconds=grace) as process:
-        workers = _wait_for(process, agents, place, server, before)
-        yield workers
+        yield _wait_for(process, agents, place, server, started)
 
 
-def registered(server: Server) -> Mapping[str, tuple[str, ...]]:
-    """The workers that the server knows at this moment, and the names of the queues they listen to."""
-    workers = server.api("workers.get_all", last_seen=0)["workers"]
-    return {worker["id"]: tuple(queue["name"] for queue in worker["queues"]) for worker in workers}
+def registered(server: Server, *, since: float) -> Mapping[str, tuple[str, ...]]:
+    """The workers that the server has heard of since then, and the names of the queues they listen to."""
+    workers = sorted(server.api("workers.get_all", last_seen=0)["workers"], key=lambda worker: str(worker["id"]))
+    fresh = [worker for worker in workers if epoch(worker["last_activity_time"]) >= since]
+    return {worker["id"]: tuple(queue["name"] for queue in worker["queues"]) for worker in fresh}
 
 
 def _wait_for(
-    process: subprocess.Popen[bytes], agents: Sequence[Agent], place: Place, server: Server, before: set[str]
+    process: subprocess.Popen[bytes], agents: Sequence[Agent], place: Place, server: Server, started: float
 ) -> Mapping[str, tuple[str, ...]]:
     def ready() -> bool:
         if process.poll() is not None:
             raise StartFailed("supervisord", place.root / "log/supervisord.out")
-        return len(set(registered(server)) - before) >= len(agents)
+        return len(registered(server, since=started)) >= len(agents)
 
     if not wait_until(ready, seconds=START_SECONDS):
         raise StartFailed("an agent", place.root / "log" / f"{agents[0].name}.log")
-    return {worker: queues for worker, queues in sorted(registered(server).items()) if worker not in before}
+    return registered(server, since=started)

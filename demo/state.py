@@ -80,8 +80,11 @@ def _environment(state: Path, root: Path) -> Mapping[str, str]:
     base = {name: value for name, value in os.environ.items() if not name.startswith(("CLEARML_", "TRAINS_"))}
     configuration = os.environ.get("XDG_CONFIG_HOME") or str(Path.home() / ".config")
     cache = Path(os.environ.get("UV_CACHE_DIR") or state / "home/.cache/uv")
+    direct = ",".join(filter(None, [os.environ.get("no_proxy") or os.environ.get("NO_PROXY"), "127.0.0.1,localhost"]))
     return base | {
         MARK: str(root),
+        "no_proxy": direct,
+        "NO_PROXY": direct,
         "HOME": str(state / "home"),
         "TMPDIR": str(root / "tmp"),
         "XDG_CONFIG_HOME": configuration,

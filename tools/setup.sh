@@ -66,7 +66,7 @@ make_environment() {
     [ -x .venv/bin/uv ] || .venv/bin/python -m pip install -qq --disable-pip-version-check 'uv>=0.5'
     hand_pip_settings_to_uv
     say "installing $1"
-    .venv/bin/uv pip install --quiet --python .venv/bin/python -e "$1"
+    .venv/bin/uv pip install --quiet --compile-bytecode --python .venv/bin/python -e "$1"
 }
 
 case ${1:-} in

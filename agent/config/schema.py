@@ -243,8 +243,9 @@ def sdk_config(settings: Settings) -> Json:
         "api": {
             **settings.tree.get("api", {}),
             "api_server": api.api_server,
-            "web_server": api.web_server,
-            "files_server": api.files_server,
+            # the SDK ends a task whose server has no web address, though it only prints it
+            "web_server": api.web_server or api.api_server,
+            **({"files_server": api.files_server} if api.files_server else {}),
             "verify_certificate": api.verify_certificate,
             "credentials": {"access_key": api.access_key, "secret_key": api.secret_key},
         },

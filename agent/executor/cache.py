@@ -15,7 +15,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import shutil
 import stat
 import time
 from collections.abc import Callable, Iterator
@@ -234,6 +233,8 @@ def remove_tree(folder: str) -> None:
     """Remove a layer, whose folders refuse to have anything removed from them."""
     if not os.path.isdir(folder):
         return
+    import shutil
+
     for parent, _, _ in os.walk(folder):
         with contextlib.suppress(OSError):
             os.chmod(parent, 0o700)

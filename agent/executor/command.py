@@ -17,7 +17,7 @@ from agent.executor.workspace import Workspace, configured_environment
 from agent.process import environ as environments
 from agent.process.run import CommandFailed, tail
 
-_VARIABLE = re.compile(r"\$(?:\{(\w+)\}|(\w+))")
+_VARIABLE = r"\$(?:\{(\w+)\}|(\w+))"
 
 
 def command_for(entry: Entry, source: Source, environment: Environment, workspace: Workspace) -> Command:
@@ -68,7 +68,7 @@ def _relative(entry: Entry) -> str:
 
 def _expanded(text: str, environ: Mapping[str, str]) -> str:
     """`$VAR` and `${VAR}` of a module's arguments, from the task's environment; unknown ones stay."""
-    return _VARIABLE.sub(lambda match: environ.get(match[1] or match[2], match[0]), text)
+    return re.sub(_VARIABLE, lambda match: environ.get(match[1] or match[2], match[0]), text)
 
 
 def _from_notebook(entry: Entry, environment: Environment, workspace: Workspace) -> Entry:

@@ -10,12 +10,15 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import time
 from collections.abc import Callable, Sequence
 
 OUTPUT, INFO, WARNING, ERROR = "o", "i", "w", "e"
 SEGMENT_BYTES = 8 * 1024 * 1024
 _LINE_BREAKS = str.maketrans({"\r": " ", "\n": " "})
+#: `user:password@` in any URL, and what stands alone before the `@` of a web address (it may be a token).
+_IN_URL = r"(?<=://)[^/@\s:]*:[^/@\s]*(?=@)|(?<=http://)[^/@\s]+(?=@)|(?<=https://)[^/@\s]+(?=@)"
 _DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO})
 
 
@@ -105,14 +108,14 @@ class Console:
 
 
 def redactor(secrets: Sequence[str]) -> Callable[[str], str]:
-    """A function that hides these values, plain or percent-encoded as they appear in URLs."""
+    """A function that hides these values, plain or percent-encoded, and every password that is part of a URL."""
     hidden = _spellings(secrets)
 
     def redact(text: str) -> str:
         for secret in hidden:
             if secret in text:
                 text = text.replace(secret, "****")
-        return text
+        return re.sub(_IN_URL, "****", text) if "://" in text else text
 
     return redact
 

@@ -14,15 +14,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from agent.errors import SetupFailed
-from agent.executor.cache import Built, Layer, LayerCache, key_for
-from agent.executor.git import as_environment, open_git
-from agent.executor.remotes import configured
 from agent.executor.requirements import Kind, Wanted, plan_for
 from agent.executor.workspace import Workspace
 from agent.packages import interpreter as interpreters
 from agent.packages import pick, venv
 from agent.packages.base import Host, PackageManager, Plan, Prefix
 from agent.packages.interpreter import Interpreter
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from agent.executor.cache import Built, Layer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +97,8 @@ def _layer(wanted: Wanted, interpreter: Interpreter, workspace: Workspace) -> It
         workspace.console.info("installing no packages (CLEARML_AGENT_SKIP_PYTHON_ENV_INSTALL)")
         yield None, "none"
         return
+    from agent.executor.cache import LayerCache
+
     manager = pick(_wanted_managers(settings.package_manager.type), settings, _host(wanted, workspace))
     builder = _Builder(manager, plan, wanted, interpreter, workspace)
     if not settings.venvs_cache.path or not wanted.is_lasting:
@@ -117,9 +120,12 @@ def _wanted_managers(configured_type: str) -> str:
 
 
 def _host(wanted: Wanted, workspace: Workspace) -> Host:
-    credentials = (*wanted.credentials, *configured(workspace.settings.agent))
     environ = {}
     if any(each.kind is Kind.VCS for each in wanted.requirements):
+        from agent.executor.git import as_environment, open_git
+        from agent.executor.remotes import configured
+
+        credentials = (*wanted.credentials, *configured(workspace.settings.agent))
         git = open_git(workspace.commands, credentials, credentials_path=workspace.credentials_path)
         environ = as_environment(git)
     return Host(commands=workspace.commands, facts=workspace.facts, scratch=workspace.scratch, git_environ=environ)
@@ -127,6 +133,8 @@ def _host(wanted: Wanted, workspace: Workspace) -> Host:
 
 def _key(manager: PackageManager, plan: Plan, wanted: Wanted, interpreter: Interpreter, workspace: Workspace) -> str:
     """Everything that decides what ends up in a layer, and nothing else."""
+    from agent.executor.cache import key_for
+
     return key_for(
         [interpreter.prefix, interpreter.version, interpreter.implementation, interpreter.abi, interpreter.platform],
         manager.identity(),
@@ -139,7 +147,7 @@ def _key(manager: PackageManager, plan: Plan, wanted: Wanted, interpreter: Inter
 
 
 def _why_private(wanted: Wanted) -> str:
-    changing = next((each.recorded for each in wanted.requirements if not each.lasting), "")
+    changing = next((each.text for each in wanted.requirements if not each.lasting), "")
     return f"{changing!r} may change from run to run" if changing else "the environment cache is off"
 
 
@@ -177,6 +185,8 @@ class _Builder:
         self._workspace.console.info(f"environment built for this run alone: {why}")
         folder = f"{self._workspace.root}/layer"
         built = self.build(folder)
+        from agent.executor.cache import Layer
+
         return Layer(folder=folder, frozen=built.frozen, files=built.files, is_new=True)
 
     def build(self, folder: str) -> Built:
@@ -190,6 +200,8 @@ class _Builder:
         self._manager.install(self._plan, prefix)
         frozen = self._as_recorded(self._manager.freeze(prefix))
         _strip(folder, prefix)
+        from agent.executor.cache import Built
+
         files = venv.files_of(folder, folder, self._interpreter.site_packages)
         console.info(
             f"environment built with {self._manager.identity()} for Python {self._interpreter.version}: "

@@ -18,8 +18,8 @@ from agent.executor.workspace import Workspace
 from agent.models import Script
 from agent.process.run import CommandFailed, tail
 
-_COLOURS = re.compile(r"\x1b\[[0-9;]*[mK]")
-_FIRST_LINES = re.compile(
+_COLOURS = r"\x1b\[[0-9;]*[mK]"
+_FIRST_LINES = (
     r"\A\ufeff?\s*(?:"
     r"diff --(?:git|cc|combined) \S"
     r"|diff (?:-\S+ )*\S+ \S+\r?\n(?:---|\+\+\+|index |new |old |deleted |similarity |Binary )"
@@ -28,9 +28,9 @@ _FIRST_LINES = re.compile(
     r"|--- \S.*\r?\n\+\+\+ \S.*\r?\n@@ -"
     r")"
 )
-_FAILED_AT = re.compile(r"patch failed: (.+):(\d+)$", re.MULTILINE)
-_HUNK = re.compile(r"^@@ -(\d+)(?:,(\d+))? \+", re.MULTILINE)
-_NEVER_THERE = re.compile(r"^--- (?:a/)?(?!/dev/null)/?([^\t\n\r]+)\r?\n\+\+\+ [^\n]+\n@@ -0,0 ", re.MULTILINE)
+_FAILED_AT = r"(?m)patch failed: (.+):(\d+)$"
+_HUNK = r"(?m)^@@ -(\d+)(?:,(\d+))? \+"
+_NEVER_THERE = r"(?m)^--- (?:a/)?(?!/dev/null)/?([^\t\n\r]+)\r?\n\+\+\+ [^\n]+\n@@ -0,0 "
 #: From what git would do to what still cannot put a line in the wrong place; three-way comes last, it may leave marks.
 _ATTEMPTS: tuple[tuple[tuple[str, ...], str], ...] = (
     ((), ""),
@@ -38,7 +38,7 @@ _ATTEMPTS: tuple[tuple[tuple[str, ...], str], ...] = (
     (("--unidiff-zero", "--ignore-space-change"), "with differences in white space ignored"),
     (("--3way",), "by a three-way merge"),
 )
-_INJECTED = re.compile(
+_INJECTED = (
     r"\A(?:from (?:clearml|trains|allegroai) import Task\r?\n"
     r"|try: from allegroai import Task\r?\nexcept ImportError: from clearml import Task\r?\n)"
     r"\(__name__ != \"__main__\"\) or Task\.init\(\)\r?\n"
@@ -47,7 +47,11 @@ _INJECTED = re.compile(
 
 def is_diff(text: str) -> bool:
     """Whether a recorded "diff" is one; if not, it is the whole script."""
-    return _FIRST_LINES.match(_COLOURS.sub("", text)) is not None
+    return re.match(_FIRST_LINES, _plain(text)) is not None
+
+
+def _plain(text: str) -> str:
+    return re.sub(_COLOURS, "", text) if "\x1b[" in text else text
 
 
 def apply_changes(script: Script, source: Source, workspace: Workspace) -> Entry:
@@ -56,7 +60,7 @@ def apply_changes(script: Script, source: Source, workspace: Workspace) -> Entry
     if not recorded.strip():
         entry = entry_for(script, source.root)
     elif is_diff(recorded):
-        _apply(_COLOURS.sub("", recorded), source, workspace)
+        _apply(_plain(recorded), source, workspace)
         entry = entry_for(script, source.root)
     else:
         entry = _write_script(script, source, workspace)
@@ -91,7 +95,7 @@ def _apply(diff: str, source: Source, workspace: Workspace) -> None:
 
 def _create_missing(diff: str, root: str) -> None:
     """The SDK appends changes to files that need not exist (`--- a/requirements.txt`, `@@ -0,0 +1`)."""
-    for name in _NEVER_THERE.findall(diff):
+    for name in re.findall(_NEVER_THERE, diff):
         path = inside(root, name)
         if not os.path.lexists(path) and os.path.isdir(os.path.dirname(path)):
             with open(path, "x", encoding="utf-8"):
@@ -99,14 +103,14 @@ def _create_missing(diff: str, root: str) -> None:
 
 
 def _failing_hunk(diff: str, errors: str) -> str:
-    match = _FAILED_AT.search(errors)
+    match = re.search(_FAILED_AT, errors)
     if match is None:
         return ""
     path, line = match[1], int(match[2])
     start = max(diff.find(f"+++ b/{path}"), diff.find(f"--- a/{path}"))
     if start < 0:
         return ""
-    for hunk in _HUNK.finditer(diff, start):
+    for hunk in re.compile(_HUNK).finditer(diff, start):
         first, count = int(hunk[1]), int(hunk[2] or 1)
         if first <= line <= first + count:
             end = re.search(r"^(?:@@ |diff )", diff[hunk.end() :], re.MULTILINE)
@@ -155,8 +159,8 @@ def _settle_init_lines(path: str) -> None:
             text = file.read()
     except (OSError, ValueError):
         return
-    match = _INJECTED.match(text)
-    if match is None or "from __future__" not in text:
+    match = re.match(_INJECTED, text) if "from __future__" in text else None
+    if match is None:
         return
     rest = text[match.end() :]
     lines = rest.splitlines(keepends=True)

@@ -16,12 +16,12 @@ from agent.config.schema import AgentSettings
 from agent.errors import SetupFailed
 
 SCHEMES = frozenset({"file", "http", "https", "ssh"})
-_URL = re.compile(
+_URL = (
     r"^(?P<scheme>[a-zA-Z][a-zA-Z0-9+.-]*)://(?:(?P<user>[^/?#]*)@)?(?P<host>\[[^\]]+\]|[^/?#:@]*)(?::(?P<port>\d*))?"
     r"(?P<path>/.*)?$"
 )
-_SCP = re.compile(r"^(?:(?P<user>[^/:@]+)@)?(?P<host>\[[^\]]+\]|[^/:@]+):(?P<path>(?!:).+)$")
-_PORT_IN_PATH = re.compile(r"^(\d{2,5})/(.+)$")
+_SCP = r"^(?:(?P<user>[^/:@]+)@)?(?P<host>\[[^\]]+\]|[^/:@]+):(?P<path>(?!:).+)$"
+_PORT_IN_PATH = r"^(\d{2,5})/(.+)$"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,9 +80,9 @@ def parse(url: str) -> tuple[Remote, Credential | None]:
         raise SetupFailed(f"the repository URL {url!r} is not one that git may be given")
     if url.startswith("/"):
         return Remote(scheme="file", path=url), None
-    if match := _URL.match(url):
+    if match := re.match(_URL, url):
         return _from_url(url, match)
-    if (match := _SCP.match(url)) and not match["host"].startswith("-") and not match["path"].startswith("-"):
+    if (match := re.match(_SCP, url)) and not match["host"].startswith("-") and not match["path"].startswith("-"):
         return Remote(scheme="ssh", host=match["host"], user=match["user"] or "", path=match["path"], scp=True), None
     raise SetupFailed(
         f"cannot read the repository URL {hide_userinfo(url)!r}",
@@ -153,7 +153,7 @@ def candidates(recorded: Remote, credentials: Sequence[Credential], agent: Agent
     if recorded.scheme != "ssh":
         return (first,)
     others = []
-    if recorded.scp and (match := _PORT_IN_PATH.match(recorded.path)):
+    if recorded.scp and (match := re.match(_PORT_IN_PATH, recorded.path)):
         with_port = Remote(scheme="ssh", host=recorded.host, port=match[1], user=recorded.user, path=f"/{match[2]}")
         others.append(Candidate(remote=with_port, why="with the number in the path taken for a port"))
     if agent.translate_ssh and any(_fits(each, recorded.host) for each in credentials):
@@ -174,7 +174,7 @@ def _as_ssh(remote: Remote, agent: AgentSettings) -> Remote:
 
 def _as_https(remote: Remote, agent: AgentSettings) -> Remote:
     path = remote.path
-    if remote.scp and (match := _PORT_IN_PATH.match(path)):
+    if remote.scp and (match := re.match(_PORT_IN_PATH, path)):
         path = match[2]
     scheme = agent.translate_ssl_replacement_scheme or "https"
     return Remote(scheme=scheme, host=remote.host, path="/" + path.lstrip("/").removeprefix("~/"))

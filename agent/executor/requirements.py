@@ -29,10 +29,13 @@ from agent.config.schema import PackageManagerSettings
 from agent.errors import SetupFailed
 from agent.executor.checkout import Source
 from agent.executor.entry import Entry
-from agent.executor.remotes import Credential, parse
 from agent.executor.workspace import Workspace
 from agent.models import Script
 from agent.packages.base import Plan
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from agent.executor.remotes import Credential
 
 
 class Kind(StrEnum):
@@ -177,13 +180,13 @@ def normalised(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-_NAME = re.compile(r"^([A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)\s*(\[[^\]]*\])?\s*(.*)$", re.DOTALL)
-_VCS = re.compile(r"^(git|hg|bzr|svn)\+")
-_COMMIT = re.compile(r"@[0-9a-f]{40}(?=$|#|\s|;)")
-_COMMENT = re.compile(r"(^|\s)#.*$")
+_NAME = r"(?s)^([A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)\s*(\[[^\]]*\])?\s*(.*)$"
+_VCS = r"^(git|hg|bzr|svn)\+"
+_COMMIT = r"@[0-9a-f]{40}(?=$|#|\s|;)"
+_COMMENT = r"(^|\s)#.*$"
 _ARCHIVES = (".whl", ".zip", ".tar.gz", ".tar.bz2", ".tar.xz", ".tgz")
-_OPTION = re.compile(r"^(--[a-z-]+|-[a-zA-Z])(?:\s*=\s*|\s+|(?<=^-[a-zA-Z])(?=\S))?(.*)$", re.DOTALL)
-_PER_LINE = re.compile(r"\s+--(?!hash)[a-z-]+(?:[= ]\S+)?")
+_OPTION = r"(?s)^(--[a-z-]+|-[a-zA-Z])(?:\s*=\s*|\s+|(?<=^-[a-zA-Z])(?=\S))?(.*)$"
+_PER_LINE = r"\s+--(?!hash)[a-z-]+(?:[= ]\S+)?"
 _LONG = {"-r": "--requirement", "-c": "--constraint", "-e": "--editable", "-i": "--index-url", "-f": "--find-links"}
 _KEPT_FLAGS = frozenset({"--no-binary", "--only-binary", "--pre"})
 _DEEPEST = 20
@@ -232,7 +235,7 @@ class _Reader:
             self._found.requirements.append(requirement)
 
     def _option(self, line: str) -> None:
-        match = _OPTION.match(line)
+        match = re.match(_OPTION, line)
         name, value = (match[1], match[2].strip()) if match else (line, "")
         name = _LONG.get(name, name)
         match name:
@@ -275,11 +278,11 @@ class _Reader:
 
     def _requirement(self, text: str, recorded: str) -> Requirement | None:
         text = self._without_options(text)
-        if _VCS.match(text):
+        if re.match(_VCS, text):
             return self._vcs("", text, recorded)
         if "://" in text.partition(";")[0] and " @ " not in text and "@" not in text.partition("://")[0]:
             return self._by_url("", text, recorded)
-        match = _NAME.match(text)
+        match = re.match(_NAME, text)
         if match and match[3].startswith("@"):
             return self._direct(match[1], match[2] or "", match[3][1:].strip(), recorded)
         if text.startswith((".", "/", "~", "file:")) or "/" in text.partition(";")[0] or text.endswith(_ARCHIVES):
@@ -291,13 +294,13 @@ class _Reader:
         return Requirement(text=text, recorded=recorded, name=normalised(match[1]), kind=Kind.INDEX)
 
     def _without_options(self, text: str) -> str:
-        if (cut := _PER_LINE.sub("", text)) != text:
+        if (cut := re.sub(_PER_LINE, "", text)) != text:
             self._found.warnings.append(f"requirements: the options of {cut.split()[0]} are left out")
         return cut.strip()
 
     def _direct(self, name: str, extras: str, url: str, recorded: str) -> Requirement | None:
         label = f"{name}{extras} @ "
-        if _VCS.match(url):
+        if re.match(_VCS, url):
             return self._vcs(label, url, recorded)
         if url.startswith("file:") or "://" not in url:
             return self._path(label, url, recorded)
@@ -314,6 +317,8 @@ class _Reader:
         scheme, separator, rest = address.partition("://")
         who, at, place = rest.partition("@") if "@" in rest.partition("/")[0] else ("", "", rest)
         if at and scheme in ("http", "https"):
+            from agent.executor.remotes import parse
+
             _, credential = parse(f"{scheme}://{who}@{place.partition('/')[0]}/x")
             if credential is not None:
                 self._found.credentials.append(credential)
@@ -324,7 +329,7 @@ class _Reader:
             recorded=recorded,
             name=name,
             kind=Kind.VCS,
-            lasting=_COMMIT.search(address) is not None,
+            lasting=re.search(_COMMIT, address) is not None,
         )
 
     def _path(self, label: str, text: str, recorded: str) -> Requirement | None:
@@ -380,9 +385,9 @@ def _logical(text: str) -> Iterator[str]:
             pending = line[:-1]
             continue
         pending = ""
-        if line := _COMMENT.sub("", line).strip():
+        if line := re.sub(_COMMENT, "", line).strip():
             yield line
-    if line := _COMMENT.sub("", pending).strip():
+    if line := re.sub(_COMMENT, "", pending).strip():
         yield line
 
 

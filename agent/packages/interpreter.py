@@ -18,7 +18,7 @@ from typing import Any
 from agent.errors import SetupFailed
 from agent.process.run import CommandFailed, Commands
 
-_NAME = re.compile(r"^python(\d+(?:\.\d+){0,2})?$")
+_NAME = r"^python(\d+(?:\.\d+){0,2})?$"
 
 #: Runs on any Python from 2.7 on; what `own` computes in this process, of another one.
 _PROBE = """
@@ -128,7 +128,7 @@ def choose(
 
 def requested_version(binary: str) -> str:
     """The version in the name of a recorded interpreter ("3.10"); empty where it names none."""
-    match = _NAME.match(os.path.basename(binary.strip()))
+    match = re.match(_NAME, os.path.basename(binary.strip()))
     return (match[1] or "") if match else ""
 
 

@@ -80,20 +80,29 @@ class Console:
         return max(numbers, default=0)
 
     def next_range(self, position: Position, *, after_ms: int) -> Range | None:
-        """The next records after `position`, at most about 1 MiB of them; None if there are none yet."""
+        """The next records after `position`, at most about 1 MiB of them; None if there are none yet.
+
+        A segment is left only if the one after it was there before we found nothing new in it: the executor appends to
+        a segment until it begins the next.
+        """
+        last = self.last_segment()
         segment, offset = position.segment, position.offset
         while True:
             end = self._end_of_records(segment, offset)
             if end > offset:
                 return Range(segment=segment, start=offset, end=end, after_ms=after_ms)
-            if segment >= self.last_segment():
+            if segment >= last:
                 return None
             segment, offset = segment + 1, 0
 
     def _end_of_records(self, segment: int, offset: int) -> int:
-        data = self._read(segment, offset, RANGE_BYTES)
-        cut = data.rfind(b"\n") + 1
-        return offset + cut
+        size = RANGE_BYTES
+        while True:
+            data = self._read(segment, offset, size)
+            cut = data.rfind(b"\n") + 1
+            if cut or len(data) < size:
+                return offset + cut
+            size *= 2  # one record longer than that
 
     def _read(self, segment: int, offset: int, size: int) -> bytes:
         try:
@@ -104,23 +113,29 @@ class Console:
             return b""
 
     def size_after(self, position: Position) -> int:
-        """Bytes waiting after `position`, cheaply (for deciding whether to look)."""
-        try:
-            here = os.stat(self._path(position.segment)).st_size - position.offset
-        except FileNotFoundError:
-            here = 0
-        if here > 0:
-            return here
-        try:
-            return os.stat(self._path(position.segment + 1)).st_size
-        except FileNotFoundError:
-            return 0
+        """Bytes waiting after `position` in the first segment that has any, cheaply (for deciding whether to look)."""
+        here = self._size(position.segment) or 0
+        segment, waiting = position.segment, here - position.offset
+        while waiting <= 0:
+            segment += 1
+            size = self._size(segment)
+            if size is None:
+                return 0
+            waiting = size
+        return waiting
 
-    def events_of(self, chunk: Range, *, task: str, worker: str, attempt: int) -> list[Json]:
+    def _size(self, segment: int) -> int | None:
+        try:
+            return os.stat(self._path(segment)).st_size
+        except FileNotFoundError:
+            return None
+
+    def events_of(self, chunk: Range, *, task: str, worker: str, run: str) -> list[Json]:
         """The console events of a range: records close in time and of one level share an event of at most 64 KiB.
 
         Event timestamps are the time of their first record, made strictly increasing so that a server which sorts
-        by time keeps the order. Ids name the attempt and the place, so a repeat can be told from news.
+        by time keeps the order. Ids name the run and the place, so a repeat can be told from news, also from those of
+        an earlier run of the same task.
         """
         events: list[Json] = []
         previous = chunk.after_ms
@@ -134,7 +149,7 @@ class Console:
                     level=LEVELS.get(group.kind, "INFO"),
                     message="\n".join(group.lines),
                     timestamp_ms=previous,
-                    event_id=f"{attempt}.{chunk.segment}.{group.offset}",
+                    event_id=f"{run}.{chunk.segment}.{group.offset}",
                 )
             )
         return events

@@ -101,7 +101,7 @@ async def see_through(context: RunContext, run: RunDirectory, claim: Claim, task
         context.features,
         task=claim.task,
         worker=context.worker,
-        attempt=claim.attempt,
+        run=claim.token,
     )
     async with _beside(stream.run()) as shipping:
         async with (

@@ -31,14 +31,14 @@ class LogStream:
     """The console of one task on its way to the server."""
 
     def __init__(
-        self, console: Console, api: AsyncClient, features: Features, *, task: str, worker: str, attempt: int
+        self, console: Console, api: AsyncClient, features: Features, *, task: str, worker: str, run: str
     ) -> None:
         self._console = console
         self._api = api
         self._features = features
         self._task = task
         self._worker = worker
-        self._attempt = attempt
+        self._run = run
         self._position, self._last_ms, self._doubtful = console.read_shipped()
         self._finishing = asyncio.Event()
 
@@ -91,7 +91,7 @@ class LogStream:
         self._console.write_shipped(self._position, self._last_ms, None)
 
     def _events_of(self, chunk: Range) -> list[Json]:
-        batch = self._console.events_of(chunk, task=self._task, worker=self._worker, attempt=self._attempt)
+        batch = self._console.events_of(chunk, task=self._task, worker=self._worker, run=self._run)
         if not self._features.log_ids:
             for event in batch:
                 del event["event_id"]

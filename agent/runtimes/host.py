@@ -60,9 +60,13 @@ class HostProcess:
 
 
 class HostRuntime:
-    """Starts `python -m agent.executor RUN` (or another command, for tests) on this host."""
+    """Starts `python -m agent.executor RUN` (or another command, for tests) on this host.
 
-    def __init__(self, command: tuple[str, ...] = (sys.executable, "-OO", "-I", "-m", "agent.executor")) -> None:
+    Without `-OO`: an installer compiles bytecode for the plain level only, and an executor must not compile itself anew
+    for every task where it may not write beside its source.
+    """
+
+    def __init__(self, command: tuple[str, ...] = (sys.executable, "-I", "-m", "agent.executor")) -> None:
         self._command = command
 
     async def launch(self, run: Path, environ: Mapping[str, str]) -> HostProcess:

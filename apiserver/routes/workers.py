@@ -113,6 +113,8 @@ async def get_all(call: Call, data: Fields) -> Reply:
 
 def _joined(worker: Worker, waiting: dict[str, Document], running: dict[str, Document], now: float) -> Document:
     shown = worker.on_the_wire()
+    if worker.machine_stats:
+        shown["machine_stats"] = worker.machine_stats  # ours: what the web page shows as the load
     shown["queues"] = [waiting.get(queue, {"id": queue}) for queue in worker.queues]
     if worker.queue:
         shown["queue"] = waiting.get(worker.queue, {"id": worker.queue})

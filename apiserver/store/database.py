@@ -8,6 +8,9 @@ connections and see the last commit (WAL).
     task = await db.read(lambda tx: tasks.find(tx, task_id))
     await db.write(lambda tx: tasks.ping(tx, task_id))
 
+With `synchronous=NORMAL` a commit survives the death of the process at any point; the last few may be lost with the
+power, never half of one.
+
 What a change means to others (a queue grew, a task changed status) it *announces*; subscribers are called on the event
 loop after the commit and before the caller's reply.
 """
@@ -19,7 +22,7 @@ import contextlib
 import logging
 import queue
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
@@ -205,15 +208,25 @@ class Database:
         return jobs
 
     def _commit(self, connection: Connection, jobs: list[_Job]) -> None:
+        """Run the changes and commit them together, each in a savepoint unless it is the only one."""
+        if len(jobs) == 1:
+            with _refused(jobs[0]), connection.begin():
+                self._run(connection, jobs[0])
+                _require_transaction(connection)
+            return
         with connection.begin():
             for job in jobs:
                 try:
                     with connection.begin_nested():
-                        transaction = Transaction(connection, self._now())
-                        job.result = job.change(transaction)
-                        job.announced = transaction.announced
+                        self._run(connection, job)
                 except Exception as error:
-                    job.error = error if isinstance(error, errors.ApiError) else _as_api_error(error)
+                    job.error = _as_api_error(error)
+                _require_transaction(connection)
+
+    def _run(self, connection: Connection, job: _Job) -> None:
+        transaction = Transaction(connection, self._now())
+        job.result = job.change(transaction)
+        job.announced = transaction.announced
 
     def _deliver(self, jobs: list[_Job]) -> None:
         for job in jobs:
@@ -227,6 +240,23 @@ class Database:
                 job.future.set_exception(job.error)
             else:
                 job.future.set_result(job.result)
+
+
+@contextlib.contextmanager
+def _refused(job: _Job) -> Iterator[None]:
+    """A refusal belongs to whoever asked for the change; it has been undone and the connection is as good as before."""
+    try:
+        yield
+    except errors.ApiError as error:
+        if error.code >= 500:
+            raise
+        job.error, job.announced = error, []
+
+
+def _require_transaction(connection: Connection) -> None:
+    """SQLite may undo everything by itself, e.g. on a full disk, and its driver then commits nothing without a word."""
+    if not getattr(connection.connection.driver_connection, "in_transaction", True):
+        raise errors.UPDATE_FAILED("the transaction was undone by the database")
 
 
 def _as_api_error(error: Exception) -> Exception:
@@ -267,6 +297,6 @@ def engine_for(url: sa.URL, *, begin: str) -> Engine:
 
     @sa.event.listens_for(engine, "begin")
     def begin_transaction(connection: Connection) -> None:
-        connection.exec_driver_sql(begin)
+        connection.connection.cursor().execute(begin).close()  # not through the layers: every call pays for it
 
     return engine

@@ -210,9 +210,11 @@ def heads(tx: Session, queue_ids: Iterable[str], *, without: frozenset[str] = fr
 
 def append(tx: Transaction, queue_id: str, task_id: str, *, added: str = "") -> None:
     """Put a task at the end; 400/706 when it is in this queue already. It leaves every other queue."""
-    if _entry_row(tx, task_id, queue_id) is not None:
-        raise errors.ALREADY_IN_QUEUE(task=task_id, queue=queue_id)
-    remove(tx, task_id)
+    elsewhere = _entry_row(tx, task_id, None)
+    if elsewhere is not None:
+        if elsewhere["queue"] == queue_id:
+            raise errors.ALREADY_IN_QUEUE(task=task_id, queue=queue_id)
+        _take_out(tx, _entry(elsewhere))
     largest = tx.value(sa.select(sa.func.max(queue_entry.c.pos)).where(queue_entry.c.queue == queue_id))
     _insert(tx, queue_id, task_id, 0 if largest is None else largest + STRIDE, added or tx.now)
 
@@ -234,12 +236,15 @@ def _insert(tx: Transaction, queue_id: str, task_id: str, pos: int, added: str) 
 def remove(tx: Transaction, task_id: str, queue_id: str | None = None) -> bool:
     """Take a task out of this queue, or of whichever it is in; False when it was not there."""
     row = _entry_row(tx, task_id, queue_id)
-    if row is None:
-        return False
-    tx.execute(sa.delete(queue_entry).where(queue_entry.c.task == task_id))
-    _touch(tx, row["queue"])
-    tx.announce(EntryGone(task_id))
-    return True
+    if row is not None:
+        _take_out(tx, _entry(row))
+    return row is not None
+
+
+def _take_out(tx: Transaction, entry: Entry) -> None:
+    tx.execute(sa.delete(queue_entry).where(queue_entry.c.task == entry.task))
+    _touch(tx, entry.queue)
+    tx.announce(EntryGone(entry.task))
 
 
 def clear(tx: Transaction, queue_id: str) -> list[Entry]:
@@ -290,7 +295,7 @@ def pop(tx: Transaction, queue_ids: Iterable[str], popper: Popper, *, named: str
     """
     for queue_id in queue_ids:
         while (entry := _next(tx, queue_id, named)) is not None:
-            remove(tx, entry.task)
+            _take_out(tx, entry)
             status = tx.value(sa.select(task.c.status).where(task.c.id == entry.task))
             if status is None:
                 continue

@@ -29,7 +29,9 @@ class Bench:
     shown: list[str]
 
     def python(self, code: str) -> str:
-        return subprocess.run([self.prefix.python, "-c", code], check=True, capture_output=True, text=True).stdout.strip()
+        return subprocess.run(
+            [self.prefix.python, "-c", code], check=True, capture_output=True, text=True
+        ).stdout.strip()
 
 
 @pytest.fixture(params=sorted(KNOWN))

@@ -195,7 +195,7 @@ def test_a_queue_that_is_not_there_ends_the_agent_with_its_exit_code(server: Ser
 
 def test_refused_credentials_and_an_absent_server_have_their_exit_codes(server: ServerProcess, tmp_path: Path) -> None:
     class WrongKey:
-        api, access_key, secret_key = server.api, server.access_key, "wrong" * 12
+        api, files, access_key, secret_key = server.api, server.files, server.access_key, "wrong" * 12
 
     refused = AgentProcess(WrongKey, tmp_path / "refused")
     absent = AgentProcess(server, tmp_path / "absent", url="http://127.0.0.1:9")

@@ -47,6 +47,7 @@ class AgentProcess:
             key=server.access_key,
             secret=server.secret_key,
             state=state,
+            files=server.files,
             worker_id=worker_id,
             **agent,
         )

@@ -1,7 +1,10 @@
-"""The commands of the documentation: `$ ` lines of `console` blocks, and `sh` blocks, with the test that runs them.
+"""The commands of the documentation: `sh` blocks, and the `$ ` lines of `console` blocks.
 
-A comment `<!-- tested by FILE -->` above a block names what runs its commands. Blocks without one are run by
-`tests/acceptance/test_documented_commands.py`, all blocks of a page in one shell, from the top of the page down.
+All blocks of a page are run in one shell, from the top of the page down, by
+`tests/acceptance/test_documented_commands.py`. A comment right above a block says otherwise:
+
+    <!-- tested by FILE -->                  something else runs these commands
+    <!-- only the options are tested -->     they need what a test machine does not have
 """
 
 from __future__ import annotations
@@ -14,19 +17,22 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent.parent
 
 _BLOCK = re.compile(
-    r"(?:<!-- tested by (?P<by>\S+) -->\n)?^```(?P<kind>console|sh|bash|shell)\n(?P<text>.*?)^```$",
-    re.MULTILINE | re.DOTALL,
+    r"""(?:^<!--\ (?:tested\ by\ (?P<by>\S+)|(?P<options>only\ the\ options\ are\ tested))\ -->\n)?
+        ^```(?P<kind>console|sh|bash|shell)\n
+        (?P<text>.*?)
+        ^```$""",
+    re.MULTILINE | re.DOTALL | re.VERBOSE,
 )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Block:
-    """One block of commands; `tested_by` is empty when the documentation test itself is to run it."""
+    """One block of commands, and the file that runs them if it is not the documentation's own test."""
 
     page: Path
-    kind: str
     commands: tuple[str, ...]
     tested_by: str
+    only_options: bool
 
 
 def pages() -> list[Path]:
@@ -39,4 +45,9 @@ def blocks_of(page: Path) -> Iterator[Block]:
         lines = match["text"].splitlines()
         if match["kind"] == "console":
             lines = [line[2:] for line in lines if line.startswith("$ ")]
-        yield Block(page=page, kind=match["kind"], commands=tuple(filter(None, lines)), tested_by=match["by"] or "")
+        yield Block(
+            page=page,
+            commands=tuple(filter(None, lines)),
+            tested_by=match["by"] or "",
+            only_options=bool(match["options"]),
+        )

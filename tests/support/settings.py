@@ -21,12 +21,13 @@ def settings_for(
     *,
     key: str = "KEY",
     secret: str = "SECRET",
+    files: str = "",
     state: Path | None = None,
     **agent: Any,
 ) -> Settings:
     """`agent` replaces fields of `AgentSettings`; all caches go below `state`."""
     settings = _defaults()
-    api = replace(settings.api, api_server=url, access_key=key, secret_key=secret)
+    api = replace(settings.api, api_server=url, files_server=files, access_key=key, secret_key=secret)
     own = replace(settings.agent, worker_name="testhost", **agent)
     if state is not None:
         own = replace(

@@ -77,17 +77,41 @@ def test_what_a_change_means_is_told_before_its_caller_goes_on(tmp_path: Path) -
     run(tmp_path, story)
 
 
-def test_a_commit_that_fails_is_reported_and_the_next_one_works(tmp_path: Path) -> None:
+def test_nothing_is_acknowledged_that_a_broken_transaction_lost(tmp_path: Path) -> None:
     def break_the_transaction(tx: Transaction) -> None:
         put("lost")(tx)
         tx.connection.exec_driver_sql("ROLLBACK")
 
     async def story(db: Database) -> None:
-        with pytest.raises(errors.ApiError) as failed:
-            await db.write(break_the_transaction)
-        assert failed.value.code == 500
+        changes = [put("before"), break_the_transaction, put("after")]
+        results = await asyncio.gather(*(db.write(change) for change in changes), return_exceptions=True)
+        assert isinstance(results[1], Exception)
         await db.write(put("kept"))
-        assert await names(db) == ["kept"]
+        acknowledged = [result for result in results if isinstance(result, str)]
+        assert await names(db) == sorted([*acknowledged, "kept"])
+
+        with pytest.raises((errors.ApiError, sa.exc.SQLAlchemyError)):
+            await db.write(break_the_transaction)
+        await db.write(put("kept too"))
+        assert "lost" not in await names(db)
+
+    run(tmp_path, story)
+
+
+def test_a_mistake_in_a_change_reaches_its_caller_and_the_next_one_works(tmp_path: Path) -> None:
+    def mistaken(tx: Transaction) -> None:
+        put("half")(tx)
+        raise KeyError("a mistake")
+
+    async def story(db: Database) -> None:
+        with pytest.raises(KeyError):
+            await db.write(mistaken)
+        await db.write(put("kept"))
+        with pytest.raises(sa.exc.IntegrityError):
+            await db.write(put("kept"))
+        results = await asyncio.gather(*(db.write(put(name)) for name in ("a", "kept", "b")), return_exceptions=True)
+        assert [result for result in results if isinstance(result, str)] == ["a", "b"]
+        assert await names(db) == ["a", "b", "kept"]
 
     run(tmp_path, story)
 

@@ -58,14 +58,10 @@ def test_task_configuration_means_the_same_to_the_parser_of_the_sdk(settings: Se
     assert hocon.read_with_pyhocon(text, source="test") == sdk_config(settings)
 
 
-def test_task_configuration_holds_no_default_of_ours() -> None:
-    assert set(sdk_config(defaults())["api"]) == {
-        "api_server",
-        "web_server",
-        "files_server",
-        "verify_certificate",
-        "credentials",
-    }
+def test_task_configuration_holds_no_default_of_ours_and_no_empty_address() -> None:
+    api = sdk_config(defaults({"CLEARML_API_HOST": "http://127.0.0.1:5000"}))["api"]
+    assert set(api) == {"api_server", "web_server", "verify_certificate", "credentials"}
+    assert api["web_server"] == "http://127.0.0.1:5000"
 
 
 def test_every_secret_is_known_to_the_redactor(settings: Settings) -> None:

@@ -98,7 +98,18 @@ def test_a_full_disk_delays_records_and_tears_none(tmp_path: Path, monkeypatch: 
 
 def test_secrets_are_hidden_in_every_spelling() -> None:
     redact = redactor(["p@ss/word", "p@ss"])
-    assert redact("https://u:p%40ss%2Fword@host and p@ss/word and p@ss") == "https://u:****@host and **** and ****"
+    assert redact("key=p%40ss%2Fword and p@ss/word and p@ss") == "key=**** and **** and ****"
+
+
+def test_passwords_of_urls_are_hidden_even_where_nobody_named_them() -> None:
+    redact = redactor([])
+    assert (
+        redact("git+https://me:s3cr3t@host/x and http://token@host") == "git+https://****@host/x and http://****@host"
+    )
+    assert (
+        redact("ssh://git@host/x, ftp://a:b@host, https://host/a@b")
+        == "ssh://git@host/x, ftp://****@host, https://host/a@b"
+    )
 
 
 def test_nothing_is_hidden_where_there_is_no_secret() -> None:

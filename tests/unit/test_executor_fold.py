@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -24,7 +26,7 @@ def all_lines(chunks: list[bytes], *, fold_returns: bool = True, longest: int = 
 
 def cut(data: bytes, places: list[int]) -> list[bytes]:
     edges = sorted({min(place, len(data)) for place in places} | {0, len(data)})
-    return [data[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+    return [data[a:b] for a, b in pairwise(edges)]
 
 
 @given(writings, st.lists(st.integers(0, 120)), st.booleans())

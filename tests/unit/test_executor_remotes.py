@@ -136,7 +136,10 @@ def test_special_credentials_come_before_the_general_pair() -> None:
 
 def test_a_user_name_alone_does_not_push_a_configured_password_aside() -> None:
     settings = agent(git_user="u", git_pass="p")
-    assert [each.user for each in credentials_for(Credential(user="me", password="", host="h"), settings)] == ["u", "me"]
+    assert [each.user for each in credentials_for(Credential(user="me", password="", host="h"), settings)] == [
+        "u",
+        "me",
+    ]
 
 
 def test_submodules_take_the_road_that_worked() -> None:

@@ -43,7 +43,9 @@ def test_comments_blanks_and_continuations() -> None:
     assert logical_lines(text) == ["numpy==1.2", "x   == 3", "git+https://h/r#egg=y"]
 
 
-@pytest.mark.parametrize("line", ["numpy", "numpy == 1.2", "a[b,c]>=1,<2; python_version > '3.8'", "Zope.Interface~=5.0"])
+@pytest.mark.parametrize(
+    "line", ["numpy", "numpy == 1.2", "a[b,c]>=1,<2; python_version > '3.8'", "Zope.Interface~=5.0"]
+)
 def test_requirements_of_an_index(root: Path, line: str) -> None:
     requirement = one(root, line)
     assert requirement.kind is Kind.INDEX

@@ -15,7 +15,11 @@ def test_files_are_read_weakest_first(tmp_path: Path) -> None:
     (tmp_path / ".pip/pip.conf").write_text("2")
     (tmp_path / ".config/pip/pip.conf").write_text("3")
     (tmp_path / "named").write_text("4")
-    environ = {"HOME": str(tmp_path), "XDG_CONFIG_DIRS": str(tmp_path / "xdg"), "PIP_CONFIG_FILE": str(tmp_path / "named")}
+    environ = {
+        "HOME": str(tmp_path),
+        "XDG_CONFIG_DIRS": str(tmp_path / "xdg"),
+        "PIP_CONFIG_FILE": str(tmp_path / "named"),
+    }
     texts = [file.text for file in pipconf.config_files(environ) if file.path != "/etc/pip.conf"]
     assert texts == ["1", "2", "3", "4"]
     assert pipconf.config_files({**environ, "PIP_CONFIG_FILE": "/dev/null"}) == ()

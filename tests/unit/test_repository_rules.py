@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent.parent
 
 #: Put together from parts, because this file is searched too.
 FORBIDDEN = {
-    "path of a machine": re.compile(r"(?<![\w.~])/(?:work|root|home/[a-z][\w-]*)/" + r"(?!\.\.\.)"),
+    "path of a machine": re.compile(r"(?<![\w.~])/(?:work|root)/" + r"(?!\.\.\.)"),
     "folder beside the checkout": re.compile(r"\.\./" + "shared"),
     "host of a package registry": re.compile(
         "|".join(("pypi" + r"\.org", "pythonhosted" + r"\.org", "deb" + r"\.debian", "npmjs" + r"\.(org|com)"))

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.runner.console import EVENT_BYTES, Console, Position
+from agent.runner.console import EVENT_BYTES, RANGE_BYTES, Console, Position
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def _write(console: Console, segment: int, *records: tuple[int, str, str], torn:
 def _events(console: Console, position: Position, after_ms: int = 0) -> list[dict[str, object]]:
     chunk = console.next_range(position, after_ms=after_ms)
     assert chunk is not None
-    return console.events_of(chunk, task="t", worker="w", attempt=1)
+    return console.events_of(chunk, task="t", worker="w", run="r")
 
 
 def test_a_record_without_its_end_is_not_read(console: Console) -> None:
@@ -61,6 +61,51 @@ def test_reading_goes_on_in_the_next_segment(console: Console) -> None:
     _write(console, 1, (2, "o", "first"))
     _write(console, 3, (3, "o", "after a gap"))
     assert [text for *_, text in console.records(Position())] == ["pulled", "first", "after a gap"]
+
+
+def test_a_note_behind_an_empty_segment_is_still_waiting(console: Console) -> None:
+    """An executor that was killed before its first record leaves segment 1 empty."""
+    _write(console, 0, (1, "i", "pulled"))
+    _write(console, 1)
+    console.closing_note("it was killed")
+    shipped = Position(0, len(b"1\ti\tpulled\n"))
+    assert console.size_after(shipped) > 0
+    assert [text for *_, text in console.records(shipped)] == ["it was killed"]
+
+
+def test_a_segment_that_grows_while_it_is_left_for_the_next_is_read_to_its_end(tmp_path: Path) -> None:
+    """The executor writes its last record into a segment, and rolls, just after we saw nothing new there."""
+
+    class Rolling(Console):
+        def _read(self, segment: int, offset: int, size: int) -> bytes:
+            data = super()._read(segment, offset, size)
+            if segment == 1 and not self._path(2).exists():
+                _write(self, 1, (1000, "o", "first"), (1001, "o", "last of its segment"))
+                _write(self, 2, (1002, "o", "next"))
+            return data
+
+    console = Rolling(tmp_path)
+    _write(console, 1, (1000, "o", "first"))
+    position = Position(1, len(b"1000\to\tfirst\n"))
+    texts = [text for *_, text in [*console.records(position)]]
+    if not texts:
+        texts = [text for *_, text in console.records(position)]
+    assert texts == ["last of its segment", "next"]
+
+
+def test_a_record_longer_than_a_range_is_read_whole(console: Console) -> None:
+    long = "x" * (RANGE_BYTES + 10)
+    _write(console, 1, (1000, "o", long), (1001, "o", "after it"))
+    assert [text for *_, text in console.records(Position())] == [long, "after it"]
+
+
+def test_two_runs_of_a_task_never_share_an_event_id(console: Console) -> None:
+    """A stopped task can be queued again without a reset; its console, and the ids the server knows, stay."""
+    _write(console, 1, (1000, "o", "a"))
+    chunk = console.next_range(Position(), after_ms=0)
+    assert chunk is not None
+    first, second = (console.events_of(chunk, task="t", worker="w", run=run) for run in ("4af1", "77c0"))
+    assert first[0]["event_id"] != second[0]["event_id"]
 
 
 def test_a_torn_disk_page_is_shown_rather_than_lost(console: Console) -> None:
@@ -100,6 +145,6 @@ def test_every_line_is_in_exactly_one_event_in_order(
     console = Console(tmp_path_factory.mktemp("console"))
     _write(console, 1, *[(1000 + n * times, "o", line) for n, line in enumerate(lines)])
     chunk = console.next_range(Position(), after_ms=0)
-    events = console.events_of(chunk, task="t", worker="w", attempt=1) if chunk else []
+    events = console.events_of(chunk, task="t", worker="w", run="r") if chunk else []
     assert [line for event in events for line in str(event["msg"]).split("\n")] == lines
     assert len({event["event_id"] for event in events}) == len(events)

@@ -56,7 +56,7 @@ def _fill(directory: Path, count: int, *, segment: int = 1, apart_ms: int = 150)
 
 def _ship(directory: Path, server: LogServer) -> None:
     api, _ = fake_api(events__add_batch=server.add_batch, events__get_task_log=server.log_after)
-    stream = LogStream(Console(directory), api, Features(log_ids=server.knows_ids), task="t", worker="w", attempt=1)
+    stream = LogStream(Console(directory), api, Features(log_ids=server.knows_ids), task="t", worker="w", run="r")
     stream.finish()
     asyncio.run(stream.run())
 
@@ -112,7 +112,7 @@ def test_output_that_comes_while_waiting_is_shipped(tmp_path: Path) -> None:
     api, client = fake_api(events__add_batch=server.add_batch)
 
     async def scenario() -> list[str]:
-        stream = LogStream(Console(tmp_path), api, Features(log_ids=True), task="t", worker="w", attempt=1)
+        stream = LogStream(Console(tmp_path), api, Features(log_ids=True), task="t", worker="w", run="r")
         running = asyncio.create_task(stream.run())
         lines = _fill(tmp_path, 3)
         async with asyncio.timeout(5):
