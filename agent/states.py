@@ -24,19 +24,6 @@ class TaskStatus(StrEnum):
         return cls.UNKNOWN
 
 
-#: A task in one of these has been ended by somebody; a process that still runs it is to be stopped.
-ENDED = frozenset(
-    {
-        TaskStatus.STOPPED,
-        TaskStatus.COMPLETED,
-        TaskStatus.FAILED,
-        TaskStatus.CLOSED,
-        TaskStatus.PUBLISHING,
-        TaskStatus.PUBLISHED,
-    }
-)
-
-
 class RunPhase(StrEnum):
     """Where a run on this host stands; the value of `phase` in `claim.json`, in order of time."""
 

@@ -229,7 +229,8 @@ class _Request:
 
 def _set_cookie(token: str, *, secure: bool) -> str:
     """The header that keeps a token in the browser, or with an empty one removes it."""
-    return f"{COOKIE}={token}; Path=/; HttpOnly; SameSite=Lax{'; Secure' if secure else ''}{'' if token else '; Max-Age=0'}"
+    attributes = f"Path=/; HttpOnly; SameSite=Lax{'; Secure' if secure else ''}{'' if token else '; Max-Age=0'}"
+    return f"{COOKIE}={token}; {attributes}"
 
 
 def _too_large(limit: int) -> ApiError:

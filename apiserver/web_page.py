@@ -1,8 +1,8 @@
 """The web page below `/ui` of the API's port: three static files, for everybody.
 
-What the page shows it asks from the API, with the cookie that `auth.login` sets; without one it shows a login form. The
-server never asks for Basic credentials by itself: a browser would keep those, and send them for pages of other sites too.
-Links that the SDK prints lead to the page as well.
+What the page shows it asks from the API, with the cookie that `auth.login` sets; without one it shows a login form.
+The server never asks for Basic credentials by itself: a browser would keep those, and send them for pages of other
+sites too. Links that the SDK prints lead to the page as well.
 """
 
 from __future__ import annotations

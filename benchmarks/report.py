@@ -13,7 +13,7 @@ HEAD = ("figure", "unit", "limit", "gpufleet", "", "clearml-agent")
 
 def cells(row: Row) -> tuple[str, ...]:
     """One line of the table."""
-    bound = ("≥ " if row.at_least else "≤ ") + _number(row.limit) if row.limit else "0"
+    bound = ("≥ " if row.at_least else "≤ ") + f"{row.limit:g}" if row.limit else "0"
     reference = row.result("reference")
     return (
         row.title,
@@ -48,7 +48,8 @@ def as_page(rows: Sequence[Row], facts: Mapping[str, str]) -> str:
         "",
         "Written by `make bench ARGS=--write-docs`: both agents on the embedded server, on one machine, in turns.",
         f"Times and sizes are medians of {facts['runs']} runs or more; faults are those of the worst run.",
-        "What each figure does is told at the top of its file in `benchmarks/figures/`.",
+        "`clearml-agent` runs with its environment cache on, its faster setting. What each figure does is told at the",
+        "top of its file in `benchmarks/figures/`.",
         "",
         f"{facts['date']}; {facts['processor']}; {facts['memory']}; {facts['system']}; Python {facts['python']}.",
         "",

@@ -159,7 +159,7 @@ def _print_invitation(fleet: Fleet) -> None:
     drafts = server.api("tasks.get_all", name="^hello$", project=[project], status=["created"], only_fields=["id"])
     known = [str(task["id"]) for task in drafts["tasks"]]
     draft = known[0] if known else create(server.api, "hello", literal(HELLO, "hello.py"), project=project)
-    click.echo(f"web page     {server.account.api_server}/ui (user: the access key, password: the secret key)")
+    click.echo(f"web page     {server.account.api_server}/ui (sign in with the access key and the secret key)")
     click.echo(f"credentials  {server.configuration}")
     click.echo(f"logs         {fleet.place.root / 'log'}")
     click.echo(

@@ -10,8 +10,15 @@ from pathlib import Path
 
 import psutil
 import pytest
+from hypothesis import settings
 
 ROOT = Path(__file__).parent.parent
+
+# How long an example takes says nothing on a busy machine. Elsewhere new examples are tried every time; CI repeats the
+# same ones, so that a red run is due to the change.
+settings.register_profile("here", deadline=None)
+settings.register_profile("ci", deadline=None, derandomize=True)
+settings.load_profile("ci" if os.environ.get("CI") else "here")
 
 _home = pytest.StashKey[Path]()
 

@@ -72,6 +72,9 @@ make_environment() {
 case ${1:-} in
 runtime) make_environment . ;;
 dev) make_environment '.[dev]' ;;
-system) [ -x /usr/sbin/sshd ] || need_packages "tests of git over ssh" openssh-server ;;
+system)
+    [ -x /usr/sbin/sshd ] || need_packages "tests of git over ssh" openssh-server
+    [ -x /usr/bin/chromium ] && [ -x /usr/bin/chromedriver ] || need_packages "tests of the web page" chromium chromium-driver
+    ;;
 *) die "usage: tools/setup.sh runtime|dev|system" ;;
 esac

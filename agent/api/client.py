@@ -15,7 +15,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -62,6 +62,7 @@ class Client:
         self._settings = settings
         self._name = name
         self._token = settings.auth_token or ""
+        self._clock_ahead = 0.0
         self._lock = threading.Lock()
 
     @property
@@ -119,10 +120,14 @@ class Client:
         with self._lock:
             if not self._token or self._token == stale or self._is_expiring(self._token):
                 self._token = self._log_in()
+                self._clock_ahead = _clock_ahead_of(self._token)
             return self._token
 
     def _is_expiring(self, token: str) -> bool:
-        """Renewal starts when less than the threshold, or than half of a short-lived token's life, remains."""
+        """Renewal starts when less than the threshold, or than half of a short-lived token's life, remains.
+
+        In the time of the server: with a wrong clock of ours, each call would begin with a login.
+        """
         claims = _claims(token)
         expires = claims.get("exp")
         if not isinstance(expires, int | float):
@@ -131,7 +136,7 @@ class Client:
         issued = claims.get("iat")
         if isinstance(issued, int | float):
             threshold = min(threshold, (expires - issued) / 2)
-        return time.time() > expires - threshold
+        return time.time() - self._clock_ahead > expires - threshold
 
     def _log_in(self) -> str:
         settings = self._settings
@@ -162,10 +167,15 @@ class Client:
             "Authorization": authorization,
             "Content-Type": content_type,
             "Accept": "application/json",
-            "X-ClearML-Worker": self._name,
-            "X-Trains-Worker": self._name,
+            "X-ClearML-Worker": _header_text(self._name),
+            "X-Trains-Worker": _header_text(self._name),
             "X-ClearML-Agent": f"gpufleet-{__version__}",
         }
+
+
+def _header_text(text: str) -> str:
+    """What a header may carry (RFC 9110): a name in another alphabet must not keep its agent from speaking."""
+    return "".join(char if char.isprintable() and char.isascii() else "?" for char in text)
 
 
 def _encoded(value: object) -> bytes:
@@ -204,6 +214,12 @@ def _claims(token: str) -> Json:
     except (ValueError, binascii.Error):
         return {}
     return claims if isinstance(claims, dict) else {}
+
+
+def _clock_ahead_of(token: str) -> float:
+    """How far our clock is ahead of the one that has just issued this token, in seconds."""
+    issued = _claims(token).get("iat")
+    return time.time() - issued if isinstance(issued, int | float) else 0.0
 
 
 def _masked(key: str | None) -> str:
@@ -256,16 +272,23 @@ class AsyncClient:
         Refusals (4xx) are raised at once; outages, 5xx, 429 and lost replies are waited out, for at most
         `give_up_after` seconds (None: for as long as it takes).
         """
-        pause = first_pause
         deadline = None if give_up_after is None else time.monotonic() + give_up_after
-        while True:
+        for pause in growing_pauses(first_pause, longest_pause):
             try:
                 return await self.send(call)
-            except (ServerUnreachable, ReplyLost):
+            except ServerUnreachable:
                 if deadline is not None and time.monotonic() + pause > deadline:
                     raise
             except ApiError as error:
                 if not error.is_server_fault or (deadline is not None and time.monotonic() + pause > deadline):
                     raise
             await asyncio.sleep(pause)
-            pause = min(pause * 2, longest_pause)
+        raise AssertionError("pauses never end")
+
+
+def growing_pauses(first: float = 0.2, longest: float = 15.0) -> Iterator[float]:
+    """Seconds between attempts at something that may be repeated, doubling up to a limit, without end."""
+    pause = first
+    while True:
+        yield pause
+        pause = min(pause * 2, longest)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from agent.api.client import Call
+from agent.api.client import AsyncClient, Call
+from agent.errors import ApiError
 from agent.models import Json
 
 
@@ -34,3 +35,15 @@ class Features:
 
 def info() -> Call[Features]:
     return Call(endpoint="server.info", parse=Features.from_info)
+
+
+async def features_of(api: AsyncClient, *, give_up_after: float = 10.0) -> Features:
+    """The server's extensions: none if it cannot be asked. Raises what tells of an outage, so that it is not taken
+    for a server without them.
+    """
+    try:
+        return await api.send_until_answered(info(), give_up_after=give_up_after)
+    except ApiError as error:
+        if error.is_server_fault:
+            raise
+        return Features()

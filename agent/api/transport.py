@@ -76,6 +76,8 @@ class Transport:
         self._connect_timeout = connect_timeout
         self._verify = verify
         self._proxy = urlsplit(proxy) if proxy else None
+        plain_proxy = self._proxy if url.scheme == "http" else None  # a tunnel is opened with headers of its own
+        self._extra_headers = _proxy_headers(plain_proxy) if plain_proxy else {}
         self._idle: list[http.client.HTTPConnection] = []
         self._busy: set[http.client.HTTPConnection] = set()
         self._lock = threading.Lock()
@@ -99,7 +101,7 @@ class Transport:
             if abort is not None:
                 abort.watch(connection)
             sent = True  # from the first byte on, the server may have acted
-            connection.request("POST", self._target(path), body=body, headers=dict(headers))
+            connection.request("POST", self._target(path), body=body, headers={**headers, **self._extra_headers})
             response = connection.getresponse()
             payload = response.read()
             if abort is not None:
@@ -203,7 +205,8 @@ def _shut(connection: http.client.HTTPConnection) -> None:
     if sock is None:
         return
     try:
-        sock.shutdown(socket.SHUT_RDWR)
+        # not SSLSocket.shutdown, which lets a thread that is just writing go on in plain text
+        socket.socket.shutdown(sock, socket.SHUT_RDWR)
     except OSError:
         return
 

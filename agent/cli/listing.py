@@ -6,11 +6,11 @@ import json
 import os
 
 import click
+import yaml
 
 from agent import config
 from agent.api.client import open_client
 from agent.cli.group import HELP, AgentCommand, Invocation
-from agent.cli.yaml import as_yaml
 
 
 @click.command("list", cls=AgentCommand, context_settings=HELP, short_help="List the workers that the server knows.")
@@ -24,5 +24,8 @@ def command(invocation: Invocation, *, is_json: bool) -> int:
         answer = client.call("workers.get_all", {"last_seen": 0})
     finally:
         client.close()
-    click.echo(json.dumps(answer, indent=2, ensure_ascii=False) if is_json else as_yaml(answer), nl=is_json)
+    if is_json:
+        click.echo(json.dumps(answer, indent=2, ensure_ascii=False))
+    else:
+        click.echo(yaml.safe_dump(answer, sort_keys=False, allow_unicode=True), nl=False)
     return 0

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from agent.cli.daemon import Wishes
 
 #: What an agent takes to report a task that it has ended, beyond the task's own grace.
-REPORT_SECONDS = 20.0
+REPORT_SECONDS = 30.0
 LOOK_SECONDS = 0.05
 
 

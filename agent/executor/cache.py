@@ -1,13 +1,16 @@
 """Layers: environments that are built once, under a key that says what they hold, and read by many runs.
 
-    <venvs_cache.path>/<key>/         a layer; it exists under this name only when it is complete
-    <venvs_cache.path>/.locks/<key>   held shared by every run that reads the layer, alone by who builds or removes it
-    <venvs_cache.path>/.building/     layers being built, each with a lock that dies with its builder
+    <venvs_cache.path>.layers/
+        <key>/         a layer; it exists under this name only when it is complete
+        .locks/<key>   held shared by every run that reads the layer, alone by who builds or removes it
+        .building/     layers being built, each with a lock that dies with its builder
 
 A kill in the middle leaves a folder in `.building` whose lock nobody holds; whoever builds next removes it. A layer is
 not written to after its rename: files and folders lose their write permission, apart from `__pycache__`, where
-Python keeps what it compiled at first import. Since permissions say nothing to root, every reader compares sizes and
-times of all files with what the builder noted, and a layer that was tampered with is built anew.
+Python keeps what it compiled at first import. Every reader compares the times of all folders with what the builder
+noted, which tells whether anything was added, removed or replaced; root, to whom permissions say nothing, compares
+sizes and times of all files too. A layer that was tampered with is built anew. (16,000 files, which is torch with
+CUDA, take 0.15 s; their folders a tenth of that.)
 """
 
 from __future__ import annotations
@@ -22,8 +25,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from agent.config.schema import VenvsCacheSettings
-from agent.executor.files import read_json, write_json
 from agent.executor.locks import acquire, exclusive, try_acquire
+from agent.files import load_json, write_json
 from agent.packages.venv import LayerFiles
 from agent.process.stop import StopSignal
 
@@ -61,11 +64,16 @@ def key_for(*parts: object) -> str:
     return blake2b(text.encode(), digest_size=12).hexdigest()
 
 
+def root_of(settings: VenvsCacheSettings) -> str:
+    """Beside the configured folder rather than in it: `clearml-agent` removes what it finds there by age."""
+    return os.path.expanduser(settings.path).rstrip("/") + ".layers"
+
+
 class LayerCache:
     """The layers of a host. `note` receives sentences for the task's console."""
 
     def __init__(self, settings: VenvsCacheSettings, *, stop: StopSignal, note: Callable[[str], None]) -> None:
-        self._root = os.path.expanduser(settings.path)
+        self._root = root_of(settings)
         self._settings = settings
         self._stop = stop
         self._note = note
@@ -104,13 +112,13 @@ class LayerCache:
     def _read(self, key: str, *, is_new: bool) -> Layer | None:
         folder = f"{self._root}/{key}"
         try:
-            known = read_json(f"{folder}/{_METADATA}")
+            known = load_json(f"{folder}/{_METADATA}")
             if known["version"] != _VERSION:
                 return None
             layer = _from_json(folder, known, is_new=is_new)
         except (OSError, ValueError, KeyError, TypeError):
             return None
-        if not is_new and signature(folder) != known["signature"]:
+        if not is_new and signature(folder, files=_sees_through()) != known[_sign_name(_sees_through())]:
             self._note(f"environment {key[:8]} was changed after it had been built; building it anew")
             return None
         with contextlib.suppress(OSError):
@@ -125,7 +133,7 @@ class LayerCache:
             try:
                 built = build(temporary)
                 seal(temporary)
-                write_json(f"{temporary}/{_METADATA}", _to_json(built, signature(temporary)))
+                write_json(f"{temporary}/{_METADATA}", _to_json(built, temporary))
                 os.rename(temporary, f"{self._root}/{key}")
             except BaseException:
                 remove_tree(temporary)
@@ -203,8 +211,20 @@ def seal(folder: str) -> None:
             os.chmod(parent, stat.S_IMODE(os.stat(parent).st_mode) & ~0o222)
 
 
-def signature(folder: str) -> str:
-    """A short text that changes when a file of the layer is added, removed or written; compiled files do not count."""
+def _sees_through() -> bool:
+    """Whether permissions would not have kept a task from writing to a file."""
+    return os.geteuid() == 0
+
+
+def _sign_name(files: bool) -> str:
+    return "signature" if files else "signature_of_folders"
+
+
+def signature(folder: str, *, files: bool) -> str:
+    """A short text that changes when a layer does; what Python compiled does not count.
+
+    Without `files` only the times of folders are looked at, which misses what is written into an existing file.
+    """
     from _blake2 import blake2b
 
     state = blake2b(digest_size=16)
@@ -218,8 +238,9 @@ def signature(folder: str) -> str:
             if entry.is_dir(follow_symlinks=False):
                 if name != "__pycache__":
                     pending.append(entry.path)
-                    state.update(f"{name}/\n".encode("utf-8", "surrogateescape"))
-            elif name != _METADATA:
+                    changed = entry.stat(follow_symlinks=False).st_mtime_ns
+                    state.update(f"{name}/\t{changed}\n".encode("utf-8", "surrogateescape"))
+            elif files and name != _METADATA:
                 known = entry.stat(follow_symlinks=False)
                 state.update(f"{name}\t{known.st_size}\t{known.st_mtime_ns}\n".encode("utf-8", "surrogateescape"))
     return state.hexdigest()
@@ -241,13 +262,14 @@ def remove_tree(folder: str) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def _to_json(built: Built, sign: str) -> dict[str, Any]:
+def _to_json(built: Built, folder: str) -> dict[str, Any]:
     return {
         "version": _VERSION,
         "built_at_ms": int(time.time() * 1000),
         "frozen": built.frozen,
         "files": asdict(built.files),
-        "signature": sign,
+        _sign_name(True): signature(folder, files=True),
+        _sign_name(False): signature(folder, files=False),
     }
 
 

@@ -11,9 +11,9 @@ from agent.errors import SetupFailed
 from agent.executor.checkout import Source
 from agent.executor.entry import Entry
 from agent.executor.environment import Environment
-from agent.executor.files import write_json
 from agent.executor.running import Command
 from agent.executor.workspace import Workspace, configured_environment
+from agent.files import write_json
 from agent.process import environ as environments
 from agent.process.run import CommandFailed, tail
 
@@ -30,7 +30,7 @@ def command_for(entry: Entry, source: Source, environment: Environment, workspac
         argv = _python(entry, environment, workspace.setup.optimize, environ)
     else:
         argv = _other(entry, binary, environ)
-    return Command(argv=argv, cwd=entry.folder, environ=environ, umask=workspace.umask)
+    return Command(argv=argv, cwd=entry.folder, environ=environ, umask=workspace.setup.umask)
 
 
 def runs_python(binary: str) -> bool:

@@ -123,11 +123,13 @@ def _host(wanted: Wanted, workspace: Workspace) -> Host:
     environ = {}
     if any(each.kind is Kind.VCS for each in wanted.requirements):
         from agent.executor.git import as_environment, open_git
-        from agent.executor.remotes import configured
+        from agent.executor.remotes import configured, rewritings
 
-        credentials = (*wanted.credentials, *configured(workspace.settings.agent))
+        agent = workspace.settings.agent
+        credentials = (*wanted.credentials, *configured(agent))
         git = open_git(workspace.commands, credentials, credentials_path=workspace.credentials_path)
-        environ = as_environment(git)
+        urls = [each.text.partition("git+")[2] for each in wanted.requirements if each.kind is Kind.VCS]
+        environ = as_environment(git.with_settings(rewritings(urls, credentials, agent)))
     return Host(commands=workspace.commands, facts=workspace.facts, scratch=workspace.scratch, git_environ=environ)
 
 

@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from agent.errors import SetupFailed
-from agent.executor.files import write_json
 from agent.executor.remotes import Credential
+from agent.files import write_json
 from agent.process.run import CommandFailed, Commands, Completed
 
 FETCH_SECONDS = 4 * 3600.0

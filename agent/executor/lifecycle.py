@@ -17,20 +17,20 @@ from agent.errors import AgentError, SetupFailed
 from agent.executor.checkout import Source, checkout
 from agent.executor.command import command_for
 from agent.executor.environment import Environment, open_environment
-from agent.executor.files import write_json
 from agent.executor.fold import Folder
 from agent.executor.patch import apply_changes
 from agent.executor.requirements import Wanted, requirements_for
 from agent.executor.running import Command, Exit, run_to_end
 from agent.executor.workspace import Workspace, open_workspace, save_environment, save_outcome
+from agent.files import write_json
 from agent.models import Outcome
-from agent.process import child
+from agent.process.procfs import start_ticks_of
 from agent.process.stop import StopRequested, StopSignal
 
 
-def run_task(run_dir: str, stop: StopSignal, phases: Phases, *, umask: int) -> Outcome:
+def run_task(run_dir: str, stop: StopSignal, phases: Phases) -> Outcome:
     """Set the task up, run it to its end, and say how it ended."""
-    with open_workspace(run_dir, stop=stop, umask=umask) as workspace, told_to(workspace, phases):
+    with open_workspace(run_dir, stop=stop) as workspace, told_to(workspace, phases):
         script = workspace.task.script
         with phases("checkout"):
             source = checkout(script, workspace)
@@ -95,7 +95,7 @@ def folder_for(workspace: Workspace) -> Folder:
 def note_launch(run_dir: str) -> None:
     """Say which process we are, first of all: a daemon that was restarted meanwhile finds us by it."""
     pid = os.getpid()
-    write_json(f"{run_dir}/launch.json", {"pid": pid, "start_ticks": child.start_ticks(pid)})
+    write_json(f"{run_dir}/launch.json", {"pid": pid, "start_ticks": start_ticks_of(pid)})
 
 
 def note_process(pid: int, command: Command, workspace: Workspace) -> None:
@@ -104,7 +104,7 @@ def note_process(pid: int, command: Command, workspace: Workspace) -> None:
         f"{workspace.run_dir}/user.json",
         {
             "pid": pid,
-            "start_ticks": child.start_ticks(pid),
+            "start_ticks": start_ticks_of(pid),
             "pgid": pid,
             "started_at_ms": int(time.time() * 1000),
             "argv": command.argv,
@@ -186,13 +186,13 @@ def told_to(workspace: Workspace, phases: Phases) -> Iterator[None]:
 
 def main(run_dir: str) -> int:
     """Run the task of a run directory and leave its outcome there; 0 if one was written."""
-    umask = os.umask(0o077)
+    os.umask(0o077)
     run_dir = os.path.abspath(run_dir)
     phases = Phases()
     with StopSignal() as stop:
         note_launch(run_dir)
         try:
-            outcome = run_task(run_dir, stop, phases, umask=umask)
+            outcome = run_task(run_dir, stop, phases)
         except StopRequested:
             outcome = phases.failed(f"stopped in phase {phases.current}", stopped=True)
         except SetupFailed as error:

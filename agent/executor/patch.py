@@ -97,9 +97,15 @@ def _create_missing(diff: str, root: str) -> None:
     """The SDK appends changes to files that need not exist (`--- a/requirements.txt`, `@@ -0,0 +1`)."""
     for name in re.findall(_NEVER_THERE, diff):
         path = inside(root, name)
-        if not os.path.lexists(path) and os.path.isdir(os.path.dirname(path)):
+        if not os.path.lexists(path) and _is_really_below(os.path.dirname(path), root):
             with open(path, "x", encoding="utf-8"):
                 pass
+
+
+def _is_really_below(folder: str, root: str) -> bool:
+    """Whether a folder exists and no link on the way to it leads out of `root`."""
+    real, top = os.path.realpath(folder), os.path.realpath(root)
+    return os.path.isdir(real) and (real == top or real.startswith(top + os.sep))
 
 
 def _failing_hunk(diff: str, errors: str) -> str:
@@ -128,7 +134,7 @@ def _write_script(script: Script, source: Source, workspace: Workspace) -> Entry
         workspace.console.info(f"the recorded script takes the place of {os.path.relpath(entry.file, source.root)}")
     folder = os.path.dirname(entry.file)
     os.makedirs(folder, exist_ok=True)
-    if os.path.commonpath([os.path.realpath(folder), os.path.realpath(source.root)]) != os.path.realpath(source.root):
+    if not _is_really_below(folder, source.root):
         raise SetupFailed(f"the script {script.entry_point!r} would be written outside the working copy")
     if os.path.lexists(entry.file):
         os.unlink(entry.file)

@@ -188,6 +188,23 @@ def instead_of(recorded: Remote, used: Remote) -> tuple[tuple[str, str], ...]:
     return tuple((key, form) for form in _host_forms(recorded))
 
 
+def rewritings(
+    urls: Sequence[str], credentials: Sequence[Credential], agent: AgentSettings
+) -> tuple[tuple[str, str], ...]:
+    """The same for repositories that an installer fetches: it knows one road only, so it gets the configured one."""
+    found: list[tuple[str, str]] = []
+    for url in urls:
+        try:
+            recorded, _ = parse(url)
+        except SetupFailed:
+            continue
+        roads = candidates(recorded, credentials, agent)
+        rewritten = [road for road in roads if road.why.startswith("agent.")]
+        if rewritten:
+            found += instead_of(recorded, rewritten[0].remote)
+    return tuple(dict.fromkeys(found))
+
+
 def _host_part(remote: Remote) -> str:
     who = f"{remote.user}@" if remote.user else ""
     if remote.scp:

@@ -216,8 +216,9 @@ class _Watch:
         self._alone = alone or (self._killed and now >= self._ended_at + _UNKILLABLE_SECONDS)
 
     def _begin_stop(self, now: float) -> None:
-        self._stopping = True
+        """A request that comes after the end of the process changes nothing: it ended by itself."""
         if self._status is None:
+            self._stopping = True
             child.signal_group(self._pid, signal.SIGTERM)
             self._kill_at = now + self._grace_seconds
 

@@ -16,7 +16,7 @@ from typing import Any
 from agent.config.schema import Settings, secrets_of
 from agent.errors import AgentError, SetupFailed
 from agent.executor.console import Console, redactor
-from agent.executor.files import read_json, write_json
+from agent.files import load_json, write_json
 from agent.models import ExecutorSetup, Outcome, Task
 from agent.process import environ as environments
 from agent.process.run import Commands
@@ -39,7 +39,6 @@ class Workspace:
     redact: Callable[[str], str]
     inherited: dict[str, str]
     commands: Commands
-    umask: int
 
     @property
     def root(self) -> str:
@@ -77,11 +76,11 @@ def state_dir(settings: Settings, run_dir: str) -> str:
 
 
 @contextlib.contextmanager
-def open_workspace(run_dir: str, *, stop: StopSignal, umask: int) -> Iterator[Workspace]:
+def open_workspace(run_dir: str, *, stop: StopSignal) -> Iterator[Workspace]:
     """The workspace of a run directory, empty; SetupFailed when the directory does not hold a run."""
     try:
-        task = Task.from_wire(read_json(f"{run_dir}/task.json"))
-        setup = ExecutorSetup.from_json(read_json(f"{run_dir}/setup.json"))
+        task = Task.from_wire(load_json(f"{run_dir}/task.json"))
+        setup = ExecutorSetup.from_json(load_json(f"{run_dir}/setup.json"))
         settings = Settings.from_json(setup.settings)
     except (OSError, ValueError, KeyError, TypeError, AgentError) as error:
         raise SetupFailed(f"the run directory cannot be read: {error}", infrastructure=True) from error
@@ -104,7 +103,6 @@ def open_workspace(run_dir: str, *, stop: StopSignal, umask: int) -> Iterator[Wo
                 show=console.info,
                 redact=redact,
             ),
-            umask=umask,
         )
         _clear(workspace)
         try:

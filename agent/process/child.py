@@ -206,12 +206,6 @@ def adopt_orphans() -> bool:
         return int(ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)) == 0
 
 
-def start_ticks(pid: int) -> int:
-    """When a process started, in clock ticks since boot: with its pid a name that is never given twice."""
-    with open(f"/proc/{pid}/stat", "rb") as stat:
-        return int(stat.read().rpartition(b")")[2].split()[19])
-
-
 def descendants(pid: int) -> tuple[int, ...]:
     """All living processes below `pid`, nearest first; zombies count as gone."""
     children: dict[int, list[int]] = {}

@@ -4,7 +4,7 @@ Three layers of trust meet in the environment of a task's process. The host's va
 HOME, LANG, proxies, cloud credentials), then what the operator configured, then what the task asks for, and last what
 the agent itself vouches for: which GPUs the task has and which task it is. What belongs to the agent alone is taken
 out at the bottom: git passwords, API secrets, the notification socket of the service manager, the agent's own
-virtual environment. Setting names follow `reference/clearml_agent.md` §4.11.
+virtual environment. The names are those that `clearml-agent` gives to a task and the SDK reads.
 """
 
 from __future__ import annotations

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 
 def start_ticks_of(pid: int) -> int | None:
     """When a process was started, in clock ticks since boot (stat field 22); None if there is no such process.
@@ -11,7 +9,8 @@ def start_ticks_of(pid: int) -> int | None:
     Pid and start time together name a process for as long as the host is up; a pid alone may be somebody else's by now.
     """
     try:
-        stat = Path(f"/proc/{pid}/stat").read_bytes()
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            stat = file.read()
     except (FileNotFoundError, ProcessLookupError):
         return None
     return int(stat[stat.rindex(b")") + 2 :].split()[19])

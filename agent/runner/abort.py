@@ -14,49 +14,56 @@ from agent.api import tasks
 from agent.api.client import AsyncClient
 from agent.api.server import Features
 from agent.api.tasks import StatusLook
-from agent.errors import AgentError, ApiError
+from agent.errors import AgentError
 from agent.models import Task
-from agent.runner.outcome import StopCause
+from agent.runner.outcome import StopCause, is_of_another
 from agent.states import TaskStatus
 
 log = logging.getLogger(__name__)
 
 HOLD_SECONDS = 20.0
 SECOND_LOOK_SECONDS = 2.0
+SHORTEST_POLL_SECONDS = 0.1
+#: How long a script's wish for an abort callback is asked for before the task is stopped without.
+LOOK_AGAIN_SECONDS = 10.0
 GONE_ELSEWHERE = frozenset(
     {TaskStatus.STOPPED, TaskStatus.CLOSED, TaskStatus.FAILED, TaskStatus.PUBLISHING, TaskStatus.PUBLISHED}
 )
 
 
-def cause_in(look: StatusLook | None) -> tuple[StopCause | None, bool]:
+def cause_in(look: StatusLook | None, *, worker: str = "") -> tuple[StopCause | None, bool]:
     """(why the task has to stop or None, whether one look is enough to be sure). `look` None: the task is gone.
 
-    `completed` is no cause: scripts mark themselves completed and go on to upload their results.
+    With `worker`, a task that another agent has started meanwhile is no longer that worker's: after a long outage it
+    may have been reset and queued again. `completed` is no cause: scripts mark themselves completed and go on to
+    upload their results.
     """
     if look is None:
         return StopCause.DELETED, False
-    if look.status is TaskStatus.IN_PROGRESS:
-        return (StopCause.ABORT, True) if "stopping" in look.message else (None, True)
-    if look.status in GONE_ELSEWHERE:
+    if look.status in GONE_ELSEWHERE or (worker and is_of_another(look, worker)):
         return StopCause.STATUS_CHANGED, True
     if look.status is TaskStatus.QUEUED:
         return StopCause.STATUS_CHANGED, False
     if look.status is TaskStatus.CREATED:
         return StopCause.RESET, False
-    return None, True
+    is_stopping = look.status is TaskStatus.IN_PROGRESS and "stopping" in look.message
+    return StopCause.ABORT if is_stopping else None, True
 
 
-async def watch_for_stop(api: AsyncClient, features: Features, task_id: str, *, poll_seconds: float) -> StopCause:
+async def watch_for_stop(
+    api: AsyncClient, features: Features, task_id: str, *, poll_seconds: float, worker: str = ""
+) -> StopCause:
     """Return the cause as soon as the task has to stop. Failures of looking are waited out."""
+    poll_seconds = max(poll_seconds, SHORTEST_POLL_SECONDS)
     known: StatusLook | None = None
     while True:
         look = await _look(api, features, task_id, known)
         if not isinstance(look, AgentError):
-            cause, is_sure = cause_in(look)
+            cause, is_sure = cause_in(look, worker=worker)
             if cause is not None and not is_sure:
                 await asyncio.sleep(SECOND_LOOK_SECONDS)
                 again = await _look(api, features, task_id, None)
-                if isinstance(again, AgentError) or cause_in(again)[0] is not cause:
+                if isinstance(again, AgentError) or cause_in(again, worker=worker)[0] is not cause:
                     continue
             if cause is not None:
                 return cause
@@ -72,9 +79,6 @@ async def _look(
     hold = HOLD_SECONDS if features.wait_for_status and known is not None else 0.0
     try:
         return await api.send(tasks.look(task_id, known=known, hold_seconds=hold))
-    except ApiError as error:
-        log.debug("cannot see the status of task %s: %s", task_id, error.message)
-        return error
     except AgentError as error:
         log.debug("cannot see the status of task %s: %s", task_id, error.message)
         return error
@@ -86,7 +90,8 @@ async def wait_for_abort_callback(api: AsyncClient, task_id: str, *, longest_sec
     `_abort_callback_timeout` (seconds) is how long the script wants, `_abort_callback_completed` says it is done.
     """
     try:
-        wanted = _callback_seconds(await api.send(tasks.get_by_id(task_id)))
+        task = await api.send_until_answered(tasks.get_by_id(task_id), give_up_after=LOOK_AGAIN_SECONDS)
+        wanted = _callback_seconds(task)
     except AgentError:
         return
     deadline = asyncio.get_running_loop().time() + min(wanted, longest_seconds)

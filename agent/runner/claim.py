@@ -5,12 +5,13 @@
 
 A pop is the one call that destroys something, so its name is on our disk before it is made, and a lost reply is
 resolved by looking. On our own server the pop carries a token and may simply be repeated. A ClearML Server
-before API 2.21 cannot pop by name; there the plain pop is made once and the claim is written right after.
+before API 2.21 cannot pop by name; there the claim names the head of the queue, and the plain pop is made once.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 import uuid
@@ -23,12 +24,15 @@ from agent.api.queues import Queue, Waiting
 from agent.api.server import Features
 from agent.errors import ApiError, ReplyLost, ServerUnreachable
 from agent.models import Task
+from agent.runner.outcome import signature
 from agent.runner.rundir import Claim, RunDirectory, Runs
 from agent.states import RunPhase, TaskStatus
 
 log = logging.getLogger(__name__)
 
 FIRST_VERSION_WITH_NAMED_POP = (2, 21)
+UNKNOWN_QUEUE = 701
+ALREADY_IN_QUEUE = 706
 #: How long a competitor that took the task from under us may need until the server shows that it runs.
 OTHERS_START_SECONDS = 10.0
 
@@ -72,7 +76,7 @@ async def next_waiting(
         try:
             waiting = await api.send(queues.peek(queue))
         except ApiError as error:
-            if not error.is_(400, 701):
+            if not error.is_(400, UNKNOWN_QUEUE):
                 raise
             log.warning("queue %s is gone", source.name_of(queue))
             continue
@@ -96,18 +100,7 @@ async def claim_task(api: AsyncClient, source: Source, runs: Runs, waiting: Wait
     The claim's directory is gone again in that case. Raises what the server raises; then the claim stays on the disk
     and recovery decides about it.
     """
-    run, claim = runs.create(
-        Claim(
-            task=waiting.task,
-            attempt=0,
-            worker=worker,
-            queue=waiting.queue,
-            queue_name=source.name_of(waiting.queue),
-            token=uuid.uuid4().hex,
-            phase=RunPhase.CLAIMING,
-            claimed_at_ms=int(time.time() * 1000),
-        )
-    )
+    run, claim = runs.create(claim_for(source, waiting, worker=worker))
     if not await pop_for(api, source, claim):
         run.remove()
         return None
@@ -115,24 +108,36 @@ async def claim_task(api: AsyncClient, source: Source, runs: Runs, waiting: Wait
     return await confirm(api, run, claim)
 
 
-async def claim_unnamed(api: AsyncClient, source: Source, runs: Runs, queue: str, *, worker: str) -> Claimed | None:
-    """The plain pop of servers that know no other."""
-    waiting = await api.send(queues.pop_any(queue))
-    if waiting is None:
+async def claim_unnamed(
+    api: AsyncClient, source: Source, runs: Runs, waiting: Waiting, *, worker: str
+) -> Claimed | None:
+    """The plain pop of servers that know no other; it may give another task than the one that was seen waiting.
+
+    If the reply is lost, the claim of the expected task stays on the disk, and recovery looks what became of it.
+    """
+    run, claim = runs.create(claim_for(source, waiting, worker=worker))
+    popped = await api.send(queues.pop_any(waiting.queue))
+    if popped is None or popped.task != waiting.task:
+        run.remove()
+    if popped is None:
         return None
-    run, claim = runs.create(
-        Claim(
-            task=waiting.task,
-            attempt=0,
-            worker=worker,
-            queue=queue,
-            queue_name=source.name_of(queue),
-            token="",
-            phase=RunPhase.CLAIMED,
-            claimed_at_ms=int(time.time() * 1000),
-        )
+    if popped.task != waiting.task:
+        run, claim = runs.create(claim_for(source, popped, worker=worker))
+    return await confirm(api, run, run.advance(claim, RunPhase.CLAIMED))
+
+
+def claim_for(source: Source, waiting: Waiting, *, worker: str) -> Claim:
+    """A new claim, not yet on the disk."""
+    return Claim(
+        task=waiting.task,
+        attempt=0,
+        worker=worker,
+        queue=waiting.queue,
+        queue_name=source.name_of(waiting.queue),
+        token=uuid.uuid4().hex,
+        phase=RunPhase.CLAIMING,
+        claimed_at_ms=int(time.time() * 1000),
     )
-    return await confirm(api, run, claim)
 
 
 async def pop_for(api: AsyncClient, source: Source, claim: Claim) -> bool:
@@ -167,13 +172,32 @@ async def is_orphan(api: AsyncClient, claim: Claim) -> bool:
     Somebody else who did would start it within seconds.
     """
     deadline = asyncio.get_running_loop().time() + OTHERS_START_SECONDS
-    while True:
-        look = await api.send_until_answered(tasks.look(claim.task))
-        if look is None or look.status is not TaskStatus.QUEUED or await _is_still_queued(api, claim):
-            return False
+    while await _is_queued_nowhere(api, claim):
         if asyncio.get_running_loop().time() > deadline:
             return True
         await asyncio.sleep(1.0)
+    return False
+
+
+async def is_still_ours(api: AsyncClient, features: Features, claim: Claim) -> bool:
+    """Whether a task that we popped and did not start has stayed in our hands: nobody put it back into a queue."""
+    if features.repeatable_pop:
+        try:
+            return await api.send_until_answered(queues.pop(Waiting(claim.task, claim.queue), claim=claim.token))
+        except ApiError:
+            return False
+    return await _is_queued_nowhere(api, claim)
+
+
+async def _is_queued_nowhere(api: AsyncClient, claim: Claim) -> bool:
+    try:
+        task = await api.send_until_answered(tasks.get_by_id(claim.task))
+    except ApiError:
+        return False
+    last_queue = (task.raw.get("execution") or {}).get("queue")  # another one: somebody has put it there
+    if task.status is not TaskStatus.QUEUED or last_queue not in (None, "", claim.queue):
+        return False
+    return not await _is_still_queued(api, claim)
 
 
 async def confirm(api: AsyncClient, run: RunDirectory, claim: Claim) -> Claimed | None:
@@ -193,10 +217,25 @@ async def confirm(api: AsyncClient, run: RunDirectory, claim: Claim) -> Claimed 
 
 
 async def give_back(api: AsyncClient, run: RunDirectory, claim: Claim, *, reason: str, force: bool = False) -> None:
-    """Put a task that never started back to the front of its queue, and forget the run."""
+    """Put a task that never started back to the front of its queue, and forget the run.
+
+    If the queue has been deleted meanwhile, the task is stopped: `queued` in no queue, nobody would ever look at it.
+    """
     try:
         await api.send_until_answered(tasks.enqueue(claim.task, claim.queue, reason=reason, force=force))
-        await api.send_until_answered(queues.move_to_front(claim.queue, claim.task))
     except ApiError as error:
-        log.warning("task %s could not be put back into queue %s: %s", claim.task, claim.queue_name, error.message)
+        if not error.is_(400, ALREADY_IN_QUEUE):  # the reply to a first attempt was lost
+            log.warning("task %s could not be put back into queue %s: %s", claim.task, claim.queue_name, error.message)
+        if error.is_(400, UNKNOWN_QUEUE):
+            await _stop_homeless(api, claim)
+    with contextlib.suppress(ApiError):
+        await api.send_until_answered(queues.move_to_front(claim.queue, claim.task))
     run.remove()
+
+
+async def _stop_homeless(api: AsyncClient, claim: Claim) -> None:
+    reason = f"queue {claim.queue_name} is gone"
+    try:
+        await api.send_until_answered(tasks.stopped(claim.task, reason=reason, message=signature(claim.worker)))
+    except ApiError as error:
+        log.warning("%s", error.message)

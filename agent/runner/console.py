@@ -76,7 +76,10 @@ class Console:
             file.write(b"".join(_record(now, kind, line) for line in text.splitlines()))
 
     def last_segment(self) -> int:
-        numbers = [int(name[:-4]) for name in os.listdir(self._directory) if name.endswith(".log")]
+        try:
+            numbers = [int(name[:-4]) for name in os.listdir(self._directory) if name.endswith(".log")]
+        except FileNotFoundError:  # the run has been removed
+            return 0
         return max(numbers, default=0)
 
     def next_range(self, position: Position, *, after_ms: int) -> Range | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import logging
 import os
 import re
@@ -23,11 +24,11 @@ from typing import Literal, TextIO
 from agent.api import server, tasks, workers
 from agent.api.client import AsyncClient, Client, open_client
 from agent.config.schema import Settings
-from agent.errors import AgentError, ApiError, UnknownTask
+from agent.errors import AgentError, ApiError, Interrupted, UnknownTask
 from agent.models import ExecutorSetup, Task
 from agent.runner.claim import Claimed
 from agent.runner.console import Console, Position
-from agent.runner.lifecycle import RunContext, conclude, run_task
+from agent.runner.lifecycle import EXECUTOR_GRACE_SECONDS, RunContext, conclude, run_task
 from agent.runner.machine import GpuStats, MachineSampler
 from agent.runner.outcome import StopCause
 from agent.runner.rundir import Claim, RunDirectory, Runs
@@ -39,6 +40,8 @@ log = logging.getLogger(__name__)
 Monitoring = Literal["task", "none", "full"]
 TASK_ID = re.compile(r"^[0-9a-f]{32}$")
 ECHO_SECONDS = 0.1
+#: How long reporting may take after the task was told to end.
+REPORT_SECONDS = 10.0
 
 
 def execute(
@@ -126,6 +129,8 @@ async def _execute(
     output: TextIO,
 ) -> int:
     api = AsyncClient(client)
+    context = await _context(settings, api, setup, monitoring=monitoring)
+    _end_on_signal(context.end_task)
     if from_queue:
         await _take_from_queue(api, task, required=require_queue)
     run, claim = Runs(Path(settings.agent.state_dir).expanduser() / "runs").create(
@@ -141,26 +146,46 @@ async def _execute(
         )
     )
     run.write_task(task)
-    context = await _context(settings, api, setup, monitoring=monitoring)
-    _end_on_signal(context.end_task)
+    is_told = True
     ended = asyncio.Event()
     echo = asyncio.create_task(_echo(Console(run.console), output, ended))
     try:
         if monitoring == "none":
             return await _run_unwatched(context, run, claim)
-        verdict = await run_task(context, Claimed(run=run, claim=claim, task=task))
-        if verdict is None:
-            raise AgentError(
-                f"task {task.id} could not be started: the server says it is {task.status.value}",
-                hint="Reset the task, or run a copy of it with --clone",
-            )
-        return verdict.exit_code
+        return await _run_watched(context, Claimed(run=run, claim=claim, task=task))
+    except Interrupted:
+        is_told = False
+        raise
     finally:
         ended.set()
         await echo
-        run.remove()
+        if is_told:
+            run.remove()
         if monitoring == "full":
             await api.send_until_answered(workers.unregister(setup.worker_id), give_up_after=5.0)
+
+
+async def _run_watched(context: RunContext, claimed: Claimed) -> int:
+    """Run the task as a daemon would. Once told to end, no longer than ending and reporting may take."""
+    working = asyncio.create_task(run_task(context, claimed))
+    told = asyncio.create_task(context.end_task.wait())
+    await asyncio.wait((working, told), return_when=asyncio.FIRST_COMPLETED)
+    told.cancel()
+    longest = context.settings.agent.stop_grace_seconds + EXECUTOR_GRACE_SECONDS + REPORT_SECONDS
+    await asyncio.wait((working,), timeout=longest if context.end_task.is_set() else None)
+    if not working.done():
+        working.cancel()
+        raise Interrupted(
+            f"the server could not be told how task {claimed.task.id} ended",
+            hint=f"What it wrote is in {claimed.run.console}",
+        )
+    verdict = working.result()
+    if verdict is None:
+        raise AgentError(
+            f"task {claimed.task.id} could not be started: the server says it is {claimed.task.status.value}",
+            hint="Reset the task, or run a copy of it with --clone",
+        )
+    return verdict.exit_code
 
 
 async def _take_from_queue(api: AsyncClient, task: Task, *, required: bool) -> None:
@@ -175,10 +200,7 @@ async def _take_from_queue(api: AsyncClient, task: Task, *, required: bool) -> N
 
 
 async def _context(settings: Settings, api: AsyncClient, setup: ExecutorSetup, *, monitoring: Monitoring) -> RunContext:
-    try:
-        features = await api.send_until_answered(server.info(), give_up_after=30.0)
-    except ApiError:
-        features = server.Features()
+    features = await server.features_of(api, give_up_after=30.0)
     if monitoring == "full":
         await api.send_until_answered(workers.register(setup.worker_id, queues=()), give_up_after=60.0)
 
@@ -203,6 +225,7 @@ async def _context(settings: Settings, api: AsyncClient, setup: ExecutorSetup, *
             disk_path=settings.agent.resource_monitoring.disk_use_path or "~", gpus=_gpus(settings, setup)
         ),
         announce=announce,
+        is_exclusive=False,
     )
 
 
@@ -229,9 +252,9 @@ async def _run_unwatched(context: RunContext, run: RunDirectory, claim: Claim) -
 
 
 def _end_on_signal(end_task: asyncio.Event) -> None:
-    """Ctrl-C and a batch system's TERM both end the task; there is no next agent that would adopt it."""
+    """Ctrl-C, a batch system's TERM and a closed terminal end the task; there is no next agent that would adopt it."""
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(number, end_task.set)
 
 
@@ -240,10 +263,13 @@ async def _echo(console: Console, output: TextIO, ended: asyncio.Event) -> None:
     position = Position()
     while True:
         is_last = ended.is_set()
-        for after, _at_ms, _kind, text in console.records(position):
-            output.write(text + "\n")
-            position = after
-        output.flush()
+        try:
+            for after, _at_ms, _kind, text in console.records(position):
+                output.write(text + "\n")
+                position = after
+            output.flush()
+        except BrokenPipeError:  # nobody reads any more; the server has it all
+            return
         if is_last:
             return
         with contextlib.suppress(TimeoutError):
@@ -254,6 +280,8 @@ async def _echo(console: Console, output: TextIO, ended: asyncio.Event) -> None:
 def _output(log_file: str | None) -> Iterator[TextIO]:
     """Standard output, or the file that `--log-file` names (0600, appended to)."""
     if log_file is None:
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="backslashreplace")  # a terminal of another encoding than the task's
         yield sys.stdout
         return
     with open(os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "a", encoding="utf-8") as file:

@@ -14,28 +14,33 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from agent.api import tasks
-from agent.api.client import AsyncClient
+from agent.api.client import AsyncClient, Call, growing_pauses
 from agent.api.server import Features
+from agent.api.tasks import StatusLook
 from agent.config.schema import Settings
-from agent.errors import ApiError, ReplyLost, ServerUnreachable
-from agent.models import ExecutorSetup, Task
+from agent.errors import AgentError, ApiError, ServerUnreachable
+from agent.models import ExecutorSetup, Json, Task
 from agent.runner.abort import wait_for_abort_callback, watch_for_stop
-from agent.runner.claim import Claimed
+from agent.runner.claim import Claimed, is_still_ours
 from agent.runner.console import Console
 from agent.runner.log_stream import LogStream
 from agent.runner.machine import MachineSampler
-from agent.runner.outcome import StopCause, Verdict, final_call, verdict_for
+from agent.runner.outcome import StopCause, Verdict, final_call, is_of_another, signature, verdict_for
 from agent.runner.rundir import Claim, RunDirectory
 from agent.runner.sampler import report_resources
 from agent.runner.writeback import send_back, write_back
 from agent.runtimes.base import Handle, Runtime
-from agent.states import ENDED, RunPhase
+from agent.states import RunPhase, TaskStatus
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
+#: In the message of a task that the server's watchdog has stopped: it was silent, not ended by anybody.
+NON_RESPONSIVE = "non-responsive"
 #: After the grace, the executor itself has this long to reap everything before it is killed.
 EXECUTOR_GRACE_SECONDS = 15.0
 
@@ -47,8 +52,9 @@ Announce = Callable[[str | None, str | None], Coroutine[Any, Any, None]]
 class RunContext:
     """What every run of a worker shares.
 
-    `end_task` is set when the agent is told to end its task and leave. `may_leave` is set while nothing would be left
-    half done if the agent let go now.
+    `is_exclusive`: a task that another agent starts is no longer ours to run (several foreground agents may share one
+    on purpose, the ranks of a batch job). `end_task` is set when the agent is told to end its task and leave.
+    `may_leave` is set while nothing would be left half done if the agent let go now.
     """
 
     api: AsyncClient
@@ -60,6 +66,7 @@ class RunContext:
     executor_environ: Mapping[str, str]
     sampler: MachineSampler
     announce: Announce
+    is_exclusive: bool = True
     end_task: asyncio.Event = field(default_factory=asyncio.Event)
     may_leave: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -70,26 +77,63 @@ async def run_task(context: RunContext, claimed: Claimed) -> Verdict | None:
     claim = await start_on_server(context, claimed)
     if claim is None:
         return None
-    announced = asyncio.create_task(context.announce(claim.task, claim.queue))
-    Console(run.console).note(
-        f"task {claim.task} pulled from {claim.queue_name} by worker {context.worker}\nRunning task '{claim.task}'"
-    )
-    run.write_setup(context.executor_setup)
-    handle = await context.runtime.launch(run.path, context.executor_environ)
-    await announced
-    return await see_through(context, run, claim, claimed.task, handle)
+    async with _beside(context.announce(claim.task, claim.queue)):
+        Console(run.console).note(
+            f"task {claim.task} pulled from {claim.queue_name} by worker {context.worker}\nRunning task '{claim.task}'"
+        )
+        run.write_setup(context.executor_setup)
+        handle = await context.runtime.launch(run.path, context.executor_environ)
+        return await see_through(context, run, claim, claimed.task, handle)
 
 
 async def start_on_server(context: RunContext, claimed: Claimed) -> Claim | None:
-    """queued → in_progress, once and not by force."""
-    started = tasks.started(claimed.claim.task, reason="worker started execution", message="pulled by agent")
+    """queued → in_progress, once and not by force; None if the server does not want that any more.
+
+    A call whose fate is not known is not simply repeated: meanwhile the task may have been aborted (a repeat would
+    overwrite that), or given to another agent because nothing was heard of it.
+    """
+    task = claimed.claim.task
+    started = tasks.started(task, reason="worker started execution", message=signature(context.worker))
     try:
-        await context.api.send_until_answered(started)
+        pauses = growing_pauses()
+        while not await _took_effect(context, claimed.claim, started):
+            await asyncio.sleep(next(pauses))
+            look = await context.api.send_until_answered(tasks.look(task))
+            if _has_started(context, claimed.claim, look):
+                break
+            if not await _may_start(context, claimed.claim, look):
+                raise ApiError("tasks.started", 400, 110, f"it is {look.status.value if look else 'gone'} by now")
     except ApiError as error:
-        log.info("task %s was not started: %s", claimed.claim.task, error.message)
+        log.info("task %s was not started: %s", task, error.message)
         claimed.run.remove()
         return None
     return claimed.run.advance(claimed.claim, RunPhase.STARTED)
+
+
+async def _took_effect(context: RunContext, claim: Claim, call: Call[Json]) -> bool:
+    """Send a call once; False if it is not known whether the server acted on it. Raises refusals."""
+    try:
+        await context.api.send(call)
+    except ServerUnreachable as error:
+        log.info("%s of task %s: %s", call.endpoint, claim.task, error.message)
+        return False
+    except ApiError as error:
+        if not error.is_server_fault:
+            raise
+        return False
+    return True
+
+
+def _has_started(context: RunContext, claim: Claim, look: StatusLook | None) -> bool:
+    if look is None or look.status is not TaskStatus.IN_PROGRESS or is_of_another(look, context.worker):
+        return False
+    return bool(claim.queue or look.message)  # what came from no queue may have been in progress before
+
+
+async def _may_start(context: RunContext, claim: Claim, look: StatusLook | None) -> bool:
+    if look is None or not claim.queue:
+        return look is not None
+    return look.status is TaskStatus.QUEUED and await is_still_ours(context.api, context.features, claim)
 
 
 async def see_through(context: RunContext, run: RunDirectory, claim: Claim, task: Task, handle: Handle) -> Verdict:
@@ -111,11 +155,12 @@ async def see_through(context: RunContext, run: RunDirectory, claim: Claim, task
             _beside(_sample(context, claim)),
         ):
             await handle.wait()
+        run.ensure()
         claim = run.advance(claim, RunPhase.EXITED)
-        if not writing.done() or writing.cancelled():
-            await send_back(context.api, task, run.read("environment") or {})
         verdict = conclude(run, claim)
         stream.finish()
+        if writing.cancelled() and verdict.status is not None:
+            await send_back(context.api, task, run.read("environment") or {})
         await shipping
     await report(context, claim, verdict)
     run.advance(claim, RunPhase.REPORTED)
@@ -142,29 +187,41 @@ def conclude(run: RunDirectory, claim: Claim) -> Verdict:
 async def report(context: RunContext, claim: Claim, verdict: Verdict) -> None:
     """Write the final status, however long it takes; a status that somebody else wrote meanwhile stands."""
     if verdict.status is not None:
+        call = final_call(claim.task, verdict, worker=context.worker)
         try:
-            await context.api.send_until_answered(final_call(claim.task, verdict, worker=context.worker))
+            pauses = growing_pauses()
+            while await _awaits_our_status(context, claim) and not await _took_effect(context, claim, call):
+                await asyncio.sleep(next(pauses))
         except ApiError as error:
-            look = await _status_now(context, claim.task)
-            if look is None or look.status in ENDED:
-                log.info("task %s was ended by somebody else: its status stands", claim.task)
-            else:
-                log.error("the final status of task %s was refused: %s", claim.task, error.message)
+            log.error("the final status of task %s was refused: %s", claim.task, error.message)
     await context.announce(None, None)
 
 
-async def _status_now(context: RunContext, task_id: str) -> tasks.StatusLook | None:
-    try:
-        return await context.api.send_until_answered(tasks.look(task_id))
-    except ApiError:
-        return None
+async def _awaits_our_status(context: RunContext, claim: Claim) -> bool:
+    """Whether the server still takes the task to be running here.
+
+    The table of the states alone would let us turn a task that was stopped, or queued again, into a completed one.
+    """
+    look = await context.api.send_until_answered(tasks.look(claim.task))
+    if look is not None and look.status is TaskStatus.IN_PROGRESS and not is_of_another(look, context.worker):
+        return True
+    if look is not None and look.status is TaskStatus.STOPPED and NON_RESPONSIVE in look.message:
+        return True
+    log.info(
+        "task %s is %s by now, and not by us: its status stands", claim.task, look.status.value if look else "gone"
+    )
+    return False
 
 
 async def _end_when_asked(context: RunContext, run: RunDirectory, claim: Claim, handle: Handle) -> None:
     agent = context.settings.agent
     cause = await _first_cause(context, claim)
     if cause is StopCause.ABORT:
-        await wait_for_abort_callback(context.api, claim.task, longest_seconds=agent.abort_callback_max_timeout_seconds)
+        callback = wait_for_abort_callback(
+            context.api, claim.task, longest_seconds=agent.abort_callback_max_timeout_seconds
+        )
+        async with _beside(callback) as called, _beside(_set(context.end_task)) as told:
+            await asyncio.wait((called, told), return_when=asyncio.FIRST_COMPLETED)
     log.info("stopping task %s: %s", claim.task, cause.value, extra={"action": "stop", "task": claim.task})
     run.request_stop(cause.value)
     handle.stop()
@@ -173,22 +230,27 @@ async def _end_when_asked(context: RunContext, run: RunDirectory, claim: Claim, 
 
 
 async def _first_cause(context: RunContext, claim: Claim) -> StopCause:
-    poll_seconds = context.settings.agent.status_poll_seconds
-    told = asyncio.create_task(context.end_task.wait())
-    seen = asyncio.create_task(watch_for_stop(context.api, context.features, claim.task, poll_seconds=poll_seconds))
-    try:
+    watching = watch_for_stop(
+        context.api,
+        context.features,
+        claim.task,
+        poll_seconds=context.settings.agent.status_poll_seconds,
+        worker=context.worker if context.is_exclusive else "",
+    )
+    async with _beside(watching) as seen, _beside(_set(context.end_task)) as told:
         await asyncio.wait((told, seen), return_when=asyncio.FIRST_COMPLETED)
         return seen.result() if seen.done() else StopCause.SHUTDOWN
-    finally:
-        told.cancel()
-        seen.cancel()
+
+
+async def _set(event: asyncio.Event) -> None:
+    await event.wait()
 
 
 async def _keep_alive(context: RunContext, claim: Claim) -> None:
     interval = context.settings.agent.task_ping_interval_seconds
     while interval > 0:
         await asyncio.sleep(interval)
-        with contextlib.suppress(ServerUnreachable, ReplyLost, ApiError):
+        with contextlib.suppress(AgentError):
             await context.api.send(tasks.ping(claim.task))
 
 
@@ -199,11 +261,12 @@ async def _sample(context: RunContext, claim: Claim) -> None:
         task=claim.task,
         worker=context.worker,
         every_seconds=context.settings.agent.status_report_interval_seconds,
+        started_ms=claim.claimed_at_ms,
     )
 
 
 @contextlib.asynccontextmanager
-async def _beside(work: Coroutine[Any, Any, None]) -> AsyncIterator[asyncio.Task[None]]:
+async def _beside(work: Coroutine[Any, Any, T]) -> AsyncIterator[asyncio.Task[T]]:
     """Run `work` while the block runs; cancel what is left of it at the end. Its failure does not end the block."""
     task = asyncio.create_task(work)
     task.add_done_callback(_log_failure)
@@ -211,10 +274,9 @@ async def _beside(work: Coroutine[Any, Any, None]) -> AsyncIterator[asyncio.Task
         yield task
     finally:
         task.cancel()
-        with contextlib.suppress(asyncio.CancelledError, Exception):
-            await task
+        await asyncio.wait((task,))  # unlike awaiting the task itself, this cannot swallow a cancellation of ours
 
 
-def _log_failure(task: asyncio.Task[None]) -> None:
+def _log_failure(task: asyncio.Task[Any]) -> None:
     if not task.cancelled() and (error := task.exception()) is not None:
         log.error("a side loop of the task ended: %s", error, exc_info=error)

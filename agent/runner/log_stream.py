@@ -14,17 +14,18 @@ import logging
 from agent.api import events
 from agent.api.client import AsyncClient
 from agent.api.server import Features
-from agent.errors import ApiError, ReplyLost, ServerUnreachable
+from agent.errors import ApiError, CredentialsRefused, ServerUnreachable
 from agent.models import Json
 from agent.runner.console import Console, Position, Range
 
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 0.1
+#: A task that has been quiet for a while is looked at less often, and still seen well within a second.
+QUIET_AFTER_SECONDS = 5.0
+QUIET_LOOK_SECONDS = 0.4
 FIRST_PAUSE_SECONDS = 0.25
 LONGEST_PAUSE_SECONDS = 5.0
-#: Waiting this long after the first new bytes gathers lines into fewer requests.
-GATHER_SECONDS = 0.1
 
 
 class LogStream:
@@ -51,16 +52,23 @@ class LogStream:
         self._finishing.set()
 
     async def run(self) -> None:
-        """Ship until told to finish and everything is acknowledged. An outage is waited out, however long."""
+        """Ship until told to finish and everything is acknowledged. An outage is waited out, however long.
+
+        So is a full disk: what is about to be sent has to be written down first.
+        """
         while True:
             finishing = self._finishing.is_set()
-            chunk = self._doubtful or self._next()
-            if chunk is not None:
-                await self._ship(chunk)
-            elif finishing:
-                return
-            else:
-                await self._wait_for_output()
+            try:
+                chunk = self._doubtful or self._next()
+                if chunk is not None:
+                    await self._ship(chunk)
+                elif finishing:
+                    return
+                else:
+                    await self._wait_for_output()
+            except OSError as error:
+                log.warning("the console of task %s waits: %s", self._task, error, extra={"action": "ship"})
+                await asyncio.sleep(LONGEST_PAUSE_SECONDS)
 
     def _next(self) -> Range | None:
         if not self._console.size_after(self._position):
@@ -68,12 +76,15 @@ class LogStream:
         return self._console.next_range(self._position, after_ms=self._last_ms)
 
     async def _wait_for_output(self) -> None:
+        quiet = 0.0
         while not self._finishing.is_set():
+            pause = LOOK_SECONDS if quiet < QUIET_AFTER_SECONDS else QUIET_LOOK_SECONDS
             try:
-                await asyncio.wait_for(self._finishing.wait(), LOOK_SECONDS)
+                await asyncio.wait_for(self._finishing.wait(), pause)
             except TimeoutError:
                 if self._console.size_after(self._position):
                     return
+                quiet += pause
 
     async def _ship(self, chunk: Range) -> None:
         batch = await asyncio.to_thread(self._events_of, chunk)
@@ -103,7 +114,9 @@ class LogStream:
                 batch = await self._missing_of(batch)
             if batch:
                 await self._api.send(events.add_batch(batch))
-        except (ServerUnreachable, ReplyLost) as error:
+        except (ServerUnreachable, CredentialsRefused) as error:
+            if isinstance(error, CredentialsRefused) and self._finishing.is_set():
+                raise  # the agent is about to end for the same reason; the next one ships the rest
             log.warning("the console of task %s waits: %s", self._task, error.message, extra={"action": "ship"})
             return False
         except ApiError as error:

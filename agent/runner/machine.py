@@ -7,6 +7,7 @@ report instead of two a second.
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +24,18 @@ class GpuStats(Protocol):
     """Readings of the GPUs an agent may use; empty where there are none."""
 
     def sample(self) -> Json: ...
+
+
+class OneAtATime:
+    """The same readings for several readers in threads of their own: a driver is asked by one at a time."""
+
+    def __init__(self, gpus: GpuStats) -> None:
+        self._gpus = gpus
+        self._lock = threading.Lock()
+
+    def sample(self) -> Json:
+        with self._lock:
+            return self._gpus.sample()
 
 
 class MachineSampler:

@@ -7,10 +7,12 @@ from enum import StrEnum
 
 from agent.api import tasks
 from agent.api.client import Call
+from agent.api.tasks import StatusLook
 from agent.models import Json, Outcome
 from agent.states import TaskStatus
 
 INTERRUPTED_EXIT_CODES = frozenset({254})
+SIGNATURE = "Changed by clearml-agent "
 SIGINT = 2
 
 
@@ -38,11 +40,14 @@ def verdict_for(outcome: Outcome | None, cause: StopCause | None) -> Verdict:
     """What to tell the server.
 
     A stop that was asked for decides over the exit code, because a task that ends cleanly on TERM has still been
-    aborted; but a task that had ended by itself before the stop reached it keeps its own end.
+    aborted; but a task that had ended by itself before the stop reached it keeps its own end. An executor that was
+    stopped, but not by us, shared the fate of its host: a shutdown sends TERM to everybody.
     """
     was_stopped = outcome is None or outcome.stopped
     if cause is not None and was_stopped:
         return _stopped(cause)
+    if outcome is not None and outcome.stopped:
+        return _interrupted_by_host()
     if outcome is None:
         return Verdict(
             status=TaskStatus.FAILED,
@@ -98,6 +103,15 @@ def _stopped(cause: StopCause) -> Verdict:
             return Verdict(status=None, reason="", notice=f"Process stopped: {cause.value}", exit_code=1)
 
 
+def _interrupted_by_host() -> Verdict:
+    return Verdict(
+        status=TaskStatus.STOPPED,
+        reason="user abort",
+        notice="Process stopped together with its host, or by somebody on it",
+        exit_code=254,
+    )
+
+
 def _interrupted(code: int) -> Verdict:
     return Verdict(status=TaskStatus.STOPPED, reason="user abort", notice="Process terminated by user", exit_code=code)
 
@@ -111,9 +125,23 @@ def _failed(code: int, *, shell_code: int) -> Verdict:
     )
 
 
+def signature(worker: str) -> str:
+    """What an agent writes into the status message with every change it makes; the web page shows it."""
+    return f"{SIGNATURE}{worker}"
+
+
+def is_of_another(look: StatusLook, worker: str) -> bool:
+    """Whether another agent has started the task since we did: the start is signed, and the last one stands."""
+    return (
+        look.status is TaskStatus.IN_PROGRESS
+        and look.message.startswith(SIGNATURE)
+        and look.message != signature(worker)
+    )
+
+
 def final_call(task_id: str, verdict: Verdict, *, worker: str) -> Call[Json]:
     """The call that writes the verdict's status; the verdict must have one."""
-    message = f"Changed by clearml-agent {worker}"
+    message = signature(worker)
     match verdict.status:
         case TaskStatus.COMPLETED:
             return tasks.completed(task_id, reason=verdict.reason, message=message)

@@ -6,10 +6,14 @@
 | claimed            | ours, not started                    | back to the front of its queue                          |
 | started            | an executor lives                    | adopt                                                   |
 |                    | it left an outcome                   | report it                                               |
-|                    | it never began                       | back to the front of its queue                          |
+|                    | it never began                       | back to the front of its queue; stopped if that was     |
+|                    |                                      | asked for meanwhile                                     |
 |                    | it died (kill -9, power)             | end what is left of the task, report it as failed       |
 | exited             | outcome or death is known            | report                                                  |
 | reported           |                                      | remove                                                  |
+
+Much may have happened since: whatever is about to be given back or reported is looked at first. A task that was reset,
+queued again, or started by another agent is not ours any more, and of its former run nothing is told.
 """
 
 from __future__ import annotations
@@ -18,11 +22,13 @@ import logging
 from dataclasses import dataclass
 
 from agent.api import tasks
+from agent.api.tasks import StatusLook
 from agent.errors import ApiError
 from agent.models import Task
 from agent.runner import claim as claiming
 from agent.runner.claim import Source
 from agent.runner.lifecycle import RunContext, see_through
+from agent.runner.outcome import StopCause, is_of_another, signature
 from agent.runner.rundir import Claim, RunDirectory, Runs
 from agent.runtimes.base import Handle
 from agent.runtimes.host import kill_user_process
@@ -73,11 +79,11 @@ async def _settle(context: RunContext, source: Source, run: RunDirectory, claim:
             else:
                 run.remove()
         case RunPhase.CLAIMED:
-            await _give_back_if_queued(context, run, claim)
+            return await _settle_claimed(context, run, claim)
         case RunPhase.STARTED:
             return await _settle_started(context, run, claim)
         case RunPhase.EXITED:
-            return _ended(run, claim)
+            return await _settle_ended(context, run, claim)
         case RunPhase.REPORTED:
             run.remove()
     return None
@@ -92,15 +98,37 @@ async def _settle_started(context: RunContext, run: RunDirectory, claim: Claim) 
         return Unfinished(run=run, claim=claim, task=task, handle=handle)
     if run.read_outcome() is None:
         if run.read("launch") is None:
-            await _give_back_unlaunched(context, run, claim)
-            return None
+            return await _settle_unlaunched(context, run, claim, await _look(context, claim))
         if kill_user_process(run.path):
             log.warning("ended what was left of task %s after its executor had died", claim.task)
+    return await _settle_ended(context, run, claim)
+
+
+async def _settle_ended(context: RunContext, run: RunDirectory, claim: Claim) -> Unfinished | None:
+    look = await _look(context, claim)
+    if not _is_our_run(look, context.worker):
+        log.warning("task %s has begun anew since: its former run is not reported", claim.task)
+        run.remove()
+        return None
     return _ended(run, claim)
 
 
 def _ended(run: RunDirectory, claim: Claim) -> Unfinished:
     return Unfinished(run=run, claim=claim, task=run.read_task() or Task(id=claim.task), handle=GoneHandle())
+
+
+def _is_our_run(look: StatusLook | None, worker: str) -> bool:
+    if look is None or look.status in (TaskStatus.CREATED, TaskStatus.QUEUED):
+        return False
+    return not is_of_another(look, worker)
+
+
+async def _look(context: RunContext, claim: Claim) -> StatusLook | None:
+    try:
+        return await context.api.send_until_answered(tasks.look(claim.task))
+    except ApiError as error:
+        log.warning("%s", error.message)
+        return None
 
 
 async def _was_popped(context: RunContext, source: Source, claim: Claim) -> bool:
@@ -113,25 +141,30 @@ async def _was_popped(context: RunContext, source: Source, claim: Claim) -> bool
     return await claiming.is_orphan(context.api, claim)
 
 
-async def _give_back_if_queued(context: RunContext, run: RunDirectory, claim: Claim) -> None:
-    try:
-        look = await context.api.send_until_answered(tasks.look(claim.task))
-    except ApiError as error:
-        log.warning("%s", error.message)
-        look = None
-    if look is not None and look.status is TaskStatus.QUEUED:
+async def _settle_claimed(context: RunContext, run: RunDirectory, claim: Claim) -> Unfinished | None:
+    look = await _look(context, claim)
+    if look is None or look.status is not TaskStatus.QUEUED:  # perhaps `started` was sent and its phase not written
+        return await _settle_unlaunched(context, run, claim, look)
+    if await claiming.is_still_ours(context.api, context.features, claim):
         await claiming.give_back(context.api, run, claim, reason="given back by a restarted agent")
-        return
-    if look is not None and look.status is TaskStatus.IN_PROGRESS:  # `started` was sent, its phase was not written
-        await _give_back_unlaunched(context, run, claim)
-        return
-    run.remove()
+    else:
+        run.remove()
+    return None
 
 
-async def _give_back_unlaunched(context: RunContext, run: RunDirectory, claim: Claim) -> None:
-    """The server says `in_progress`, but nothing of the task has run: it may go to any agent again."""
-    log.warning("task %s was started but never launched: given back", claim.task, extra={"action": "give_back"})
-    await claiming.give_back(context.api, run, claim, reason="given back by a restarted agent", force=True)
+async def _settle_unlaunched(
+    context: RunContext, run: RunDirectory, claim: Claim, look: StatusLook | None
+) -> Unfinished | None:
+    """If the server says `in_progress` and that it was us, nothing of the task has run: any agent may have it again."""
+    if look is not None and look.status is TaskStatus.IN_PROGRESS and "stopping" in look.message:
+        run.request_stop(StopCause.ABORT.value)
+        return _ended(run, claim)
+    if look == StatusLook(TaskStatus.IN_PROGRESS, signature(context.worker)):
+        log.warning("task %s was started but never launched: given back", claim.task, extra={"action": "give_back"})
+        await claiming.give_back(context.api, run, claim, reason="given back by a restarted agent", force=True)
+    else:
+        run.remove()
+    return None
 
 
 async def finish(context: RunContext, one: Unfinished) -> None:

@@ -15,6 +15,7 @@ docs/architecture.md says who writes what and when.
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import time
@@ -25,6 +26,8 @@ from pathlib import Path
 from agent.files import read_json, sync_directory, write_json
 from agent.models import ExecutorSetup, Json, Outcome, Task
 from agent.states import RunPhase
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,8 +68,13 @@ class RunDirectory:
         return int(self.path.name.rpartition(".")[2])
 
     def read_claim(self) -> Claim | None:
+        """The claim; None if there is none yet, or none that this version understands."""
         data = read_json(self.path / "claim.json")
-        return Claim.from_json(data) if data else None
+        try:
+            return Claim.from_json(data) if data else None
+        except (KeyError, TypeError, ValueError):
+            log.warning("%s is not a claim of this version: left alone", self.path / "claim.json")
+            return None
 
     def write_claim(self, claim: Claim) -> Claim:
         write_json(self.path / "claim.json", asdict(claim), durable=True)
@@ -97,6 +105,10 @@ class RunDirectory:
         """Note why the run is about to be stopped, for whoever reports its end. The first cause stays."""
         if self.read("stop") is None:
             write_json(self.path / "stop.json", {"cause": cause, "at_ms": int(time.time() * 1000)})
+
+    def ensure(self) -> None:
+        """Have the directory, even if somebody has removed it under the run: its end has to be noted and reported."""
+        self.console.mkdir(parents=True, exist_ok=True, mode=0o700)
 
     def drop_workspace(self) -> None:
         shutil.rmtree(self.workspace, ignore_errors=True)

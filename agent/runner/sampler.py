@@ -1,7 +1,7 @@
 """Reports what the machine does while a task runs, as scalars of the task: `:monitor:machine` and `:monitor:gpu`.
 
-The x axis is seconds since the task was launched, as the ClearML SDK has it. A report that cannot be sent is dropped:
-these are measurements, not the task's data.
+The x axis is seconds since the task was claimed, which an adopted task goes on with. A report that
+cannot be sent is dropped: these are measurements, not the task's data.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from agent.models import Json
 from agent.runner.machine import MachineSampler
 
 log = logging.getLogger(__name__)
+
+SHORTEST_INTERVAL_SECONDS = 0.1
 
 
 def scalar_events(stats: Json, *, task: str, worker: str, iteration: int, at_ms: int) -> list[Json]:
@@ -38,21 +40,16 @@ def scalar_events(stats: Json, *, task: str, worker: str, iteration: int, at_ms:
 
 
 async def report_resources(
-    api: AsyncClient, sampler: MachineSampler, *, task: str, worker: str, every_seconds: float
+    api: AsyncClient, sampler: MachineSampler, *, task: str, worker: str, every_seconds: float, started_ms: int
 ) -> None:
-    """Send the machine's readings every so often, until cancelled."""
-    started = time.monotonic()
+    """Send the machine's readings every so often, until cancelled. `started_ms` is where the x axis begins."""
     while True:
-        await asyncio.sleep(every_seconds)
-        iteration = int(time.monotonic() - started)
-        batch = scalar_events(
-            await asyncio.to_thread(sampler.sample),
-            task=task,
-            worker=worker,
-            iteration=iteration,
-            at_ms=int(time.time() * 1000),
-        )
+        await asyncio.sleep(max(every_seconds, SHORTEST_INTERVAL_SECONDS))
         try:
+            stats = await asyncio.to_thread(sampler.sample)
+            now_ms = int(time.time() * 1000)
+            iteration = max(0, (now_ms - started_ms) // 1000)
+            batch = scalar_events(stats, task=task, worker=worker, iteration=iteration, at_ms=now_ms)
             await api.send(events.add_batch(batch))
-        except AgentError as error:
-            log.debug("resource readings of task %s were not sent: %s", task, error.message)
+        except (AgentError, OSError) as error:
+            log.debug("resource readings of task %s were not sent: %s", task, error)

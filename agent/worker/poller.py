@@ -24,6 +24,9 @@ log = logging.getLogger(__name__)
 
 #: What the server is asked to hold a request for; an idle agent makes one request in this time.
 HOLD_SECONDS = 25.0
+#: A server that does not hold the request after all (it is stopping, say) is not asked more often than this.
+SHORTEST_ROUND_SECONDS = 1.0
+SHORTEST_INTERVAL_SECONDS = 0.1
 FIRST_PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 30.0
 LOOKS_LIKE_AN_ID = re.compile(r"^[-a-f0-9]{30,}$")
@@ -97,18 +100,22 @@ class Poller:
         self._source = source
         self._runs = runs
         self._worker = worker
-        self._interval = polling_interval_seconds
+        self._interval = max(polling_interval_seconds, SHORTEST_INTERVAL_SECONDS)
         self._fair = order_fairness
         self._order = list(source.ids)
 
     async def next_waiting(self) -> Waiting | None:
         """One round: a task that waits for us, or None after having waited for one in vain. Takes nothing."""
+        loop = asyncio.get_running_loop()
+        began = loop.time()
         if self._source.can_pop_by_name:
             waiting = await next_waiting(self._api, self._source, self._order, hold_seconds=HOLD_SECONDS)
         else:
             waiting = await first_listed(self._api, self._order)
-        if waiting is None and not self._source.features.wait_for_task:
-            await asyncio.sleep(self._interval)
+        if waiting is None:
+            holds = self._source.features.wait_for_task and self._source.can_pop_by_name
+            pause = SHORTEST_ROUND_SECONDS if holds else self._interval
+            await asyncio.sleep(max(0.0, began + pause - loop.time()) if holds else pause)
         return waiting
 
     async def claim(self, waiting: Waiting) -> Claimed | None:
@@ -118,7 +125,7 @@ class Poller:
             self._order = self._order[turn:] + self._order[:turn]
         if self._source.can_pop_by_name:
             return await claim_task(self._api, self._source, self._runs, waiting, worker=self._worker)
-        return await claim_unnamed(self._api, self._source, self._runs, waiting.queue, worker=self._worker)
+        return await claim_unnamed(self._api, self._source, self._runs, waiting, worker=self._worker)
 
 
 class Outage:
@@ -129,13 +136,14 @@ class Outage:
     def __init__(self) -> None:
         self._pause = 0.0
 
-    async def wait(self, error: ServerUnreachable | ApiError) -> None:
+    async def wait(self, error: ServerUnreachable | ApiError | OSError) -> None:
         if not self._pause:
-            log.warning("waiting for the server: %s", error.message, extra={"action": "outage"})
+            what = "this host" if isinstance(error, OSError) else "the server"
+            log.warning("waiting for %s: %s", what, error, extra={"action": "outage"})
         self._pause = min(max(FIRST_PAUSE_SECONDS, self._pause * 2), LONGEST_PAUSE_SECONDS)
         await asyncio.sleep(self._pause * random.uniform(0.7, 1.3))  # noqa: S311  # jitter, not a secret
 
     def over(self) -> None:
         if self._pause:
-            log.info("the server answers again", extra={"action": "outage_over"})
+            log.info("work goes on", extra={"action": "outage_over"})
         self._pause = 0.0

@@ -19,6 +19,8 @@ from agent.runner.machine import MachineSampler
 log = logging.getLogger(__name__)
 
 FIRST_REPORT_SECONDS = 3.0
+READINGS_SECONDS = 20.0
+SHORTEST_INTERVAL_SECONDS = 0.1
 
 
 class Presence:
@@ -39,7 +41,8 @@ class Presence:
         self._queues = tuple(queues)
         self._tags = tuple(tags)
         self._sampler = sampler
-        self._interval = interval_seconds
+        self._interval = max(interval_seconds, SHORTEST_INTERVAL_SECONDS)
+        self._reading: asyncio.Future[Json] | None = None
         self._task: str | None = None
         self._queue: str | None = None
 
@@ -61,8 +64,23 @@ class Presence:
         """Report until cancelled."""
         await asyncio.sleep(FIRST_REPORT_SECONDS)
         while True:
-            await self._report(self._sampler.sample())
+            await self._report(await self._readings())
             await asyncio.sleep(self._interval)
+
+    async def _readings(self) -> Json | None:
+        """What the machine does; a sensor that fails, or a disk that hangs, costs the readings and not the report."""
+        if self._reading is None:
+            self._reading = asyncio.ensure_future(asyncio.to_thread(self._sampler.sample))
+        done, _ = await asyncio.wait((self._reading,), timeout=READINGS_SECONDS)
+        if not done:
+            log.warning("the machine does not answer how it is", extra={"action": "machine_stats"})
+            return None
+        reading, self._reading = self._reading, None
+        try:
+            return reading.result()
+        except Exception:
+            log.exception("the machine cannot be read", extra={"action": "machine_stats"})
+            return None
 
     async def _report(self, machine_stats: Json | None) -> None:
         report = workers.status_report(

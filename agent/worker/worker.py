@@ -26,7 +26,7 @@ from agent.models import ExecutorSetup, WorkerSetup
 from agent.runner import recovery
 from agent.runner.claim import Source, give_back
 from agent.runner.lifecycle import EXECUTOR_GRACE_SECONDS, RunContext, run_task
-from agent.runner.machine import GpuStats, MachineSampler
+from agent.runner.machine import GpuStats, MachineSampler, OneAtATime
 from agent.runner.rundir import Runs
 from agent.runtimes.base import Runtime
 from agent.worker.identity import Identity
@@ -39,6 +39,8 @@ T = TypeVar("T")
 
 #: Calls that can be under way at once: the two that the server holds, and those of the side loops.
 THREADS = 8
+#: Pause after a task that somebody else took first.
+AFTER_A_MISS_SECONDS = 0.2
 #: How long leaving may take beyond the grace of a task.
 REPORT_SECONDS = 10.0
 
@@ -66,52 +68,68 @@ async def run_worker(
     loop.set_default_executor(ThreadPoolExecutor(THREADS))
     stop = listen_for_stop(loop)
     api = AsyncClient(client)
-    source = await find_source(api, setup)
-    sampler = MachineSampler(disk_path=settings.agent.resource_monitoring.disk_use_path or "~", gpus=gpus)
-    presence = Presence(
-        api,
-        worker=identity.worker_id,
-        queues=source.ids,
-        tags=setup.child_report_tags,
-        sampler=sampler,
-        interval_seconds=settings.agent.status_report_interval_seconds,
+    try:
+        source = await _unless_leaving(find_source(api, setup), stop)
+        if source is not None:
+            shared = OneAtATime(gpus) if gpus is not None else None
+            presence = Presence(
+                api,
+                worker=identity.worker_id,
+                queues=source.ids,
+                tags=setup.child_report_tags,
+                sampler=_sampler(settings, shared),
+                interval_seconds=settings.agent.status_report_interval_seconds,
+            )
+            context = RunContext(
+                api=api,
+                features=source.features,
+                runtime=runtime,
+                settings=settings,
+                worker=identity.worker_id,
+                executor_setup=executor_setup(setup, identity.worker_id),
+                executor_environ=dict(os.environ if environ is None else environ),
+                sampler=_sampler(settings, shared),
+                announce=presence.announce,
+                end_task=stop.end_task,
+            )
+            await presence.register()
+            identity.say(ready=True)
+            await _serve(context, source, presence, setup, stop)
+    finally:
+        client.close()
+
+
+def executor_setup(setup: WorkerSetup, worker_id: str) -> ExecutorSetup:
+    """What every executor of this worker is told."""
+    return ExecutorSetup(
+        settings=setup.settings,
+        worker_id=worker_id,
+        environment=setup.gpu_environment,
+        umask=setup.task_umask,
+        optimize=setup.optimize,
+        log_level=setup.log_level,
+        standalone=setup.standalone,
     )
-    context = RunContext(
-        api=api,
-        features=source.features,
-        runtime=runtime,
-        settings=settings,
-        worker=identity.worker_id,
-        executor_setup=ExecutorSetup(
-            settings=setup.settings,
-            worker_id=identity.worker_id,
-            environment=setup.gpu_environment,
-            umask=setup.task_umask,
-            optimize=setup.optimize,
-            log_level=setup.log_level,
-            standalone=setup.standalone,
-        ),
-        executor_environ=dict(os.environ if environ is None else environ),
-        sampler=sampler,
-        announce=presence.announce,
-        end_task=stop.end_task,
-    )
-    runs = Runs(Path(settings.agent.state_dir).expanduser() / "runs")
-    await presence.register()
-    identity.say(ready=True)
-    log.info(
-        "worker %s listens to %s on %s",
-        identity.worker_id,
-        ", ".join(queue.name for queue in source.queues),
-        client.base_url,
-        extra={"action": "ready"},
-    )
+
+
+def _sampler(settings: Settings, gpus: GpuStats | None) -> MachineSampler:
+    """One for each reader, because rates cover the time since the previous look of the same one."""
+    return MachineSampler(disk_path=settings.agent.resource_monitoring.disk_use_path or "~", gpus=gpus)
+
+
+async def _serve(context: RunContext, source: Source, presence: Presence, setup: WorkerSetup, stop: Stop) -> None:
+    """Report and work until the work is done or somebody wants us to go."""
+    agent = context.settings.agent
+    runs = Runs(Path(agent.state_dir).expanduser() / "runs")
+    names = ", ".join(queue.name for queue in source.queues)
+    url = context.api.sync.base_url
+    log.info("worker %s listens to %s on %s", context.worker, names, url, extra={"action": "ready"})
     poller = Poller(
-        api,
+        context.api,
         source,
         runs,
-        worker=identity.worker_id,
-        polling_interval_seconds=setup.polling_interval_seconds or settings.agent.polling_interval_seconds,
+        worker=context.worker,
+        polling_interval_seconds=setup.polling_interval_seconds or agent.polling_interval_seconds,
         order_fairness=setup.order_fairness,
     )
     reporting = asyncio.create_task(presence.run())
@@ -120,21 +138,16 @@ async def run_worker(
         await _until_done_or_leaving(working, context, stop)
     finally:
         reporting.cancel()
-        if not runs.of_worker(identity.worker_id):  # a run that is left behind keeps its worker on the list
+        if not runs.of_worker(context.worker):  # a run that is left behind keeps its worker on the list
             await presence.unregister()
-        client.close()
 
 
 async def find_source(api: AsyncClient, setup: WorkerSetup) -> Source:
     """Ask the server what it can do, and which queues the names stand for."""
     claims = await asyncio.to_thread(lambda: api.sync.claims)
-    try:
-        features = await api.send(server.info())
-    except ApiError:
-        features = server.Features()
     return Source(
         queues=await resolve_queues(api, setup.queues, create=setup.create_queue),
-        features=features,
+        features=await server.features_of(api),
         api_version=_version_of(str(claims.get("api_version") or "")),
     )
 
@@ -162,31 +175,35 @@ def listen_for_stop(loop: asyncio.AbstractEventLoop) -> Stop:
 
 
 async def _work(context: RunContext, source: Source, runs: Runs, poller: Poller, stop: Stop) -> None:
-    """First what a previous agent left, then one task after the other. Ends between two tasks once told to leave."""
-    for unfinished in await recovery.recover(context, source, runs):
-        await recovery.finish(context, unfinished)
+    """One task after the other, until told to leave: first what was left behind, by a previous agent or by trouble."""
     outage = Outage()
     while not stop.leave.is_set():
-        context.may_leave.set()
         try:
-            waiting = await _unless_leaving(poller.next_waiting(), stop)
-            if waiting is None:
-                continue
-            context.may_leave.clear()
-            claimed = await poller.claim(waiting)
-            outage.over()
+            for unfinished in await recovery.recover(context, source, runs):
+                await recovery.finish(context, unfinished)
+            await _next_task(context, runs, poller, stop, outage)
         except CredentialsRefused:
             raise
-        except (ServerUnreachable, ApiError) as error:
+        except (ServerUnreachable, ApiError, OSError) as error:
             await _unless_leaving(outage.wait(error), stop)
-            continue
-        if claimed is None:
-            continue
-        if stop.leave.is_set():
-            await give_back(context.api, claimed.run, claimed.claim, reason="given back by an agent that leaves")
-        else:
-            await run_task(context, claimed)
-            await asyncio.to_thread(claimed.run.remove)
+
+
+async def _next_task(context: RunContext, runs: Runs, poller: Poller, stop: Stop, outage: Outage) -> None:
+    """Wait for a task, make it ours, run it. What is claimed when something fails is left to recovery."""
+    context.may_leave.set()
+    waiting = await _unless_leaving(poller.next_waiting(), stop)
+    outage.over()
+    if waiting is None:
+        return
+    context.may_leave.clear()
+    claimed = await poller.claim(waiting)
+    if claimed is None:
+        await _unless_leaving(asyncio.sleep(AFTER_A_MISS_SECONDS), stop)
+    elif stop.leave.is_set():
+        await give_back(context.api, claimed.run, claimed.claim, reason="given back by an agent that leaves")
+    else:
+        await run_task(context, claimed)
+        await asyncio.to_thread(claimed.run.remove)
 
 
 async def _unless_leaving(work: Coroutine[Any, Any, T], stop: Stop) -> T | None:

@@ -2,8 +2,9 @@
 // as HTML. The address behind the # says what is shown, so that it can be bookmarked; everything is asked again from time to
 // time while somebody looks. Who is logged in is the server's cookie, which no script can read; nothing else is kept.
 
+const TICK_MS = 1_000; // of the console, and of the view for a while after somebody did something
 const REFRESH_MS = 5_000;
-const CONSOLE_MS = 1_000;
+const EAGER_MS = 10_000;
 const SESSION_SECONDS = 12 * 3600;
 const TASKS_PER_PAGE = 50;
 const CONSOLE_LINES = 500;
@@ -101,7 +102,7 @@ function el(tag, attributes = {}, ...children) {
     if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
     else if (value !== false && value !== undefined) node.setAttribute(name, value === true ? "" : value);
   }
-  node.append(...children.flat().filter((child) => child !== null && child !== undefined));
+  node.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined));
   return node;
 }
 
@@ -132,6 +133,7 @@ function action(label, doIt, { ask, look } = {}) {
   const press = async () => {
     if (ask && !(await isSure(ask, label))) return;
     await doIt().then(() => report("action", null), (error) => report("action", error));
+    eagerUntil = Date.now() + EAGER_MS;
     await refresh();
   };
   return el("button", { type: "button", class: look, onclick: press }, label);
@@ -163,7 +165,8 @@ function span(seconds) {
 
 const age = (time) => (time ? span((Date.now() - Date.parse(time)) / 1000) : "");
 const moment = (time) => (time ? new Date(time).toLocaleString() : "");
-const short = (value) => (Number.isFinite(value) ? String(+value.toPrecision(4)) : "");
+const isHandy = (value) => value === 0 || (Math.abs(value) >= 1e-3 && Math.abs(value) < 1e6);
+const short = (value) => (isHandy(value) ? String(+value.toPrecision(4)) : value.toExponential(2));
 
 // --- the fleet: workers and queues ---
 
@@ -445,20 +448,22 @@ function withoutControls(message) {
 
 // --- curves ---
 
-// What the SDK reports about the machine (":monitor:…") comes after what the task says about itself.
+// The variants of a metric share a figure. What is reported about the machine (":monitor:…") comes last, and each variant
+// by itself, because percents and megabytes have no axis in common.
 function curveList(curves) {
-  const rank = (metric) => [metric.startsWith(":") ? 1 : 0, metric];
-  const metrics = Object.keys(curves).sort((one, other) => (String(rank(one)) < String(rank(other)) ? -1 : 1));
+  const isMachine = (metric) => metric.startsWith(":");
+  const metrics = Object.keys(curves).sort((one, other) => isMachine(one) - isMachine(other) || one.localeCompare(other));
   const figures = metrics.flatMap((metric) => {
-    const lines = Object.entries(curves[metric]).map(([variant, { x, y }]) => ({
-      variant,
-      points: x.map((place, index) => [place, y[index]]).filter(([, value]) => Number.isFinite(value)),
-    }));
-    const drawn = lines.filter(({ points }) => points.length);
-    const groups = Array.from({ length: Math.ceil(drawn.length / CURVES_PER_FIGURE) }, (_, index) => drawn.slice(index * CURVES_PER_FIGURE, (index + 1) * CURVES_PER_FIGURE));
-    return groups.map((group) => figure(metric, group));
+    const lines = Object.entries(curves[metric]).map(lineOf).filter(({ points }) => points.length);
+    if (isMachine(metric)) return lines.map((line) => figure(`${metric} ${line.variant}`, [line]));
+    const starts = lines.map((_, index) => index).filter((index) => index % CURVES_PER_FIGURE === 0);
+    return starts.map((start) => figure(metric, lines.slice(start, start + CURVES_PER_FIGURE)));
   });
   return figures.length ? [part("scalars", el("h2", {}, "Scalars"), el("div", { class: "curves" }, figures))] : [];
+}
+
+function lineOf([variant, { x, y }]) {
+  return { variant, points: x.map((place, index) => [place, y[index]]).filter(([, value]) => Number.isFinite(value)) };
 }
 
 function figure(title, lines) {
@@ -527,9 +532,12 @@ function isInUse(place) {
 
 const VIEWS = { fleet: showFleet, tasks: showTasks, task: showTask };
 let turns = 0;
+let refreshedAt = 0;
+let eagerUntil = 0;
 
 async function refresh({ spare = false } = {}) {
   const turn = ++turns;
+  refreshedAt = Date.now();
   const asked = new URLSearchParams(location.hash.slice(1));
   const name = ["task", "tasks"].find((one) => asked.has(one)) ?? "fleet";
   if (name !== "task") {
@@ -559,6 +567,9 @@ addEventListener("hashchange", () => {
 });
 const isWatched = () => !document.hidden && view.className !== "entrance";
 document.addEventListener("visibilitychange", () => isWatched() && refresh({ spare: true }));
-setInterval(() => isWatched() && refresh({ spare: true }), REFRESH_MS);
-setInterval(() => isWatched() && followConsole(), CONSOLE_MS);
+setInterval(() => {
+  if (!isWatched()) return;
+  followConsole();
+  if (Date.now() < eagerUntil || Date.now() - refreshedAt >= REFRESH_MS) refresh({ spare: true });
+}, TICK_MS);
 refresh();

@@ -16,12 +16,16 @@ def measure(bench: Bench) -> list[Row]:
     with ExitStack() as stack:
         api = bed.client()
         stack.callback(api.close)
-        for contestant in bench.contestants:
-            daemon = stack.enter_context(running_daemon(contestant, bed.home(contestant), bed.server))
-            bed.run(api, daemon.queue, LEAKING, requirements=LEAK_REQUIREMENTS).said("last")
-            same = importable(bed.run(api, daemon.queue, LOOKING, requirements=LEAK_REQUIREMENTS))
-            none = importable(bed.run(api, daemon.queue, LOOKING))
-            leaked.add(contestant, len(same - {"tabulate"}) + len(none))
+        daemons = [
+            stack.enter_context(running_daemon(contestant, bed.home(contestant), bed.server))
+            for contestant in bench.contestants
+        ]
+        for _ in range(bench.runs):
+            for daemon in daemons:
+                bed.run(api, daemon.queue, LEAKING, requirements=LEAK_REQUIREMENTS).said("last")
+                same = importable(bed.run(api, daemon.queue, LOOKING, requirements=LEAK_REQUIREMENTS))
+                none = importable(bed.run(api, daemon.queue, LOOKING))
+                leaked.add(daemon.contestant, len(same - {"tabulate"}) + len(none))
     return [leaked]
 
 

@@ -26,19 +26,19 @@ def browser():
         yield session
 
 
-def test_the_page_is_for_those_who_have_credentials(server, browser):
-    stranger = browser.get(f"{server.api}/ui", timeout=10)
-    assert stranger.status_code == 401
-    assert stranger.headers["www-authenticate"].startswith("Basic realm=")
-    wrong = browser.get(f"{server.api}/ui", auth=(server.access_key, "wrong"), timeout=10)
+def test_the_page_is_for_everybody_and_what_it_shows_for_those_who_have_credentials(server, browser):
+    page = browser.get(f"{server.api}/ui", timeout=10)
+    assert (page.status_code, page.headers["content-type"]) == (200, "text/html; charset=utf-8")
+    assert server.access_key not in page.text
+    wrong = browser.post(f"{server.api}/auth.login", auth=(server.access_key, "wrong"), timeout=10)
     assert (wrong.status_code, browser.cookies.get_dict()) == (401, {})
+    assert "www-authenticate" not in wrong.headers  # a browser would ask for credentials itself, and keep them
+    assert browser.post(f"{server.api}/workers.get_all", json={}, timeout=10).status_code == 401
 
 
-def test_the_login_of_the_page_is_a_login_for_the_api(server, browser):
-    page = browser.get(f"{server.api}/ui", auth=(server.access_key, server.secret_key), timeout=10)
-    assert page.headers["content-type"] == "text/html; charset=utf-8"
-    assert "HttpOnly" in page.headers["set-cookie"]
-    assert server.secret_key not in page.text
+def test_the_login_of_the_page_is_a_cookie_for_the_api(server, browser):
+    login = browser.post(f"{server.api}/auth.login", auth=(server.access_key, server.secret_key), timeout=10)
+    assert "HttpOnly; SameSite=Lax" in login.headers["set-cookie"]
     workers = browser.post(f"{server.api}/workers.get_all", json={}, timeout=10)
     assert workers.json()["data"] == {"workers": []}
     elsewhere = browser.post(f"{server.api}/workers.get_all", headers={"Sec-Fetch-Site": "cross-site"}, timeout=10)
@@ -46,7 +46,7 @@ def test_the_login_of_the_page_is_a_login_for_the_api(server, browser):
 
 
 def test_everything_the_page_consists_of_is_here(server, browser):
-    page = browser.get(f"{server.api}/ui/", auth=(server.access_key, server.secret_key), timeout=10)
+    page = browser.get(f"{server.api}/ui/", timeout=10)
     parts = re.findall(r'(?:src|href)="(/[^"]+)"', page.text)
     assert len(parts) == 2
     for part in parts:

@@ -532,12 +532,9 @@ def test_a_diff_cannot_write_through_a_link_of_the_repository(tmp_path: Path, re
     (tmp_path / "outside").mkdir()
     (repository.folder / "link").symlink_to(tmp_path / "outside")
     repository.commit({})
-    for name in ("link/evil", "x"):
-        diff = (
-            f"diff --git a/{name} b/{name}\nnew file mode 100644\n--- /dev/null\n+++ b/{name}\n@@ -0,0 +1 @@\n+evil\n"
-        )
-        run = make_run(tmp_path, script(repository.folder, diff=diff), attempt=len(name))
-        run.execute()
+    for attempt, before in enumerate(("new file mode 100644\n--- /dev/null\n", "--- a/link/evil\n")):
+        diff = f"diff --git a/link/evil b/link/evil\n{before}+++ b/link/evil\n@@ -0,0 +1 @@\n+evil\n"
+        failure(run_of(tmp_path, repository.folder, diff=diff, attempt=attempt))
     assert list((tmp_path / "outside").iterdir()) == []
 
 

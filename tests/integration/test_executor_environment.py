@@ -78,7 +78,7 @@ class Host:
         return run
 
     def layers(self) -> list[Path]:
-        return [path for path in (self.state / "venvs-cache").iterdir() if not path.name.startswith(".")]
+        return [path for path in (self.state / "venvs-cache.layers").iterdir() if not path.name.startswith(".")]
 
 
 @pytest.fixture
@@ -125,7 +125,8 @@ def test_programs_and_data_of_packages_belong_to_the_run(host: Host) -> None:
 def test_metadata_and_entry_points_of_packages_are_found(host: Host) -> None:
     code = (
         "from importlib import metadata as m\n"
-        "print(m.version('alpha'), [e.value for e in m.entry_points(group='console_scripts') if e.name == 'alpha-tool'])\n"
+        "scripts = m.entry_points(group='console_scripts', name='alpha-tool')\n"
+        "print(m.version('alpha'), [script.value for script in scripts])\n"
     )
     assert host.run(code).output() == ["1.0 ['alpha:main']"]
 
@@ -150,7 +151,7 @@ def test_what_a_task_installs_is_its_own(host: Host, install: str) -> None:
         f"import os, subprocess, sys\nUV = {uv!r}\nos.environ['UV_FIND_LINKS'] = {str(host.wheels)!r}\n"
         f"done = subprocess.run({install}, capture_output=True, text=True)\n"
         "print(done.returncode, done.stderr)\n"
-        "print(subprocess.run([sys.executable, '-c', 'import beta; print(beta.version)'], capture_output=True, text=True).stdout)\n"
+        "sys.stdout.flush(); subprocess.run([sys.executable, '-c', 'import beta; print(beta.version)'])\n"
     )
     run = host.run(code)
     assert run.output()[0].startswith("0"), run.output()
@@ -284,12 +285,12 @@ def test_without_a_cache_every_run_builds_its_own(host: Host) -> None:
     settings = settings_in(host.state, venvs_cache={"path": ""})
     run = host.run("import alpha; print('there')\n", settings=settings)
     assert (run.output(), cache_of(run)) == (["there"], "none")
-    assert not (host.state / "venvs-cache").exists()
+    assert not (host.state / "venvs-cache.layers").exists()
 
 
 def test_pip_brings_the_same(host: Host) -> None:
     settings = settings_in(host.state, package_manager={"type": "pip", "pip_version": ()})
-    code = "import subprocess, beta; print(beta.version, subprocess.run(['alpha-tool'], capture_output=True, text=True).stdout[:4])\n"
+    code = "import subprocess, beta; print(beta.version, subprocess.check_output(['alpha-tool'], text=True)[:4])\n"
     for expected in ("miss", "hit"):
         run = host.run(code, settings=settings)
         assert run.output() == ["2.0 tool"], run.notices()
@@ -321,7 +322,11 @@ def test_standalone_mode_uses_what_is_there(host: Host) -> None:
 def test_requirements_of_the_repository_on_the_way_to_the_script(host: Host) -> None:
     repository = make_repository(
         host.state / "git/net.git",
-        {"requirements.txt": "beta<2\n", "src/requirements.txt": "alpha\n", "src/main.py": "import alpha, beta; print(beta.version)\n"},
+        {
+            "requirements.txt": "beta<2\n",
+            "src/requirements.txt": "alpha\n",
+            "src/main.py": "import alpha, beta; print(beta.version)\n",
+        },
     )  # fmt: skip
     run = make_run(host.state, {"repository": str(repository.folder), "entry_point": "src/main.py", "branch": "main"})
     run.execute(environ=host.environ)
@@ -333,7 +338,8 @@ def test_requirements_of_the_repository_on_the_way_to_the_script(host: Host) -> 
 def test_packages_of_the_repository(host: Host, line: str) -> None:
     repository = make_repository(
         host.state / "git/net.git",
-        {**{f"libs/mine/{name}": text for name, text in PROJECT.items()}, "main.py": "import mine, beta; print(mine.place)\n"},
+        {f"libs/mine/{name}": text for name, text in PROJECT.items()}
+        | {"main.py": "import mine, beta; print(mine.place)\n"},
     )  # fmt: skip
     script = {
         "repository": str(repository.folder),
@@ -393,13 +399,13 @@ def test_a_kill_in_the_middle_of_a_build_is_followed_by_a_good_one(host: Host) -
         wait_until((host.state / "reached").exists)
         assert run.process is not None
         sleeping = subprocess.run(
-            ["ps", "-o", "pid=", "--ppid", str(run.process.pid)], capture_output=True, text=True
+            ["ps", "-o", "pid=", "--ppid", str(run.process.pid)], capture_output=True, text=True, check=False
         ).stdout.split()
         run.process.kill()
         run.process.wait(10)
         for pid in sleeping:
             os.kill(int(pid), signal.SIGKILL)
-    building = host.state / "venvs-cache/.building"
+    building = host.state / "venvs-cache.layers/.building"
     assert len(list(building.iterdir())) == 2
     good = host.run("import alpha; print('there')\n")
     assert good.output() == ["there"], good.notices()

@@ -68,7 +68,8 @@ def test_a_task_that_does_not_listen_is_killed_with_its_whole_group(tmp_path: Pa
 def test_what_a_task_leaves_behind_is_ended(tmp_path: Path) -> None:
     code = (
         "import subprocess\n"
-        "apart = subprocess.Popen(['sh', '-c', 'setsid sleep 60 & echo $!; wait'], stdout=subprocess.PIPE, start_new_session=True)\n"
+        "shell = ['sh', '-c', 'setsid sleep 60 & echo $!; wait']\n"
+        "apart = subprocess.Popen(shell, stdout=subprocess.PIPE, start_new_session=True)\n"
         "print(apart.pid, int(apart.stdout.readline()))\n"
     )
     run = started(tmp_path, code)
@@ -139,7 +140,7 @@ def test_a_stop_at_any_moment_ends_in_an_outcome(tmp_path: Path, delay: float) -
     run = started(tmp_path, "import time; time.sleep(60)\n", grace=0.5)
     with run.ended_in_any_case():
         # Before Python has installed the handler a signal simply ends the executor; the runner sees no outcome then.
-        wait_until(lambda: (run.folder / "console/000001.log").exists())
+        wait_until((run.folder / "console/000001.log").exists)
         time.sleep(delay)
         assert stop(run) < 5
     assert run.outcome()["stopped"] is True

@@ -115,7 +115,7 @@ def test_the_task_knows_who_it_is_and_none_of_the_agents_secrets(tmp_path: Path)
 
 def test_the_umask_of_the_agent_is_not_the_tasks(tmp_path: Path) -> None:
     run = make_run(tmp_path, literal("import os; open('x', 'w'); print(oct(os.stat('x').st_mode & 0o777))\n"))
-    before = os.umask(0o022)
+    before = os.umask(0o077)
     try:
         run.execute()
     finally:
@@ -184,9 +184,10 @@ def test_optimised_interpreters_are_passed_on(tmp_path: Path) -> None:
 def test_another_python_version_is_used_where_the_host_has_it(tmp_path: Path) -> None:
     fake = tmp_path / "bin/python3.99"
     fake.parent.mkdir()
+    pretend = "sed 's/sys.version_info\\[:3\\]/(3, 99, 1)/'"
     fake.write_text(
-        f'#!/bin/sh\ncase "$1" in -c) exec {sys.executable} -c "$(printf %s "$2" | sed \'s/sys.version_info\\[:3\\]/(3, 99, 1)/\')";;'
-        f' esac\nexec {sys.executable} "$@"\n'
+        f'#!/bin/sh\nif [ "$1" = -c ]; then exec {sys.executable} -c "$(printf %s "$2" | {pretend})"; fi\n'
+        f'exec {sys.executable} "$@"\n'
     )
     fake.chmod(0o755)
     run = make_run(tmp_path, literal("print(1)\n", binary="python3.99"))

@@ -22,7 +22,8 @@ class Layers:
     """A cache folder and what was said about it."""
 
     def __init__(self, folder: Path, stop: StopSignal, **settings: object) -> None:
-        self.folder = folder
+        self.asked = folder
+        self.folder = Path(f"{folder}.layers")
         self.notes: list[str] = []
         self.builds = 0
         limits = replace(defaults({}).agent.venvs_cache, path=str(folder), free_space_threshold_gb=0.0)

@@ -54,12 +54,14 @@ class Script:
         self.replies = list(replies) or [envelope({"ok": True})]
         self.token_life = token_life
         self.logins = 0
+        self.clock = time.time
         self.seen: list[tuple[str, dict[str, str], bytes]] = []
 
     def __call__(self, path: str, headers: dict[str, str], body: bytes) -> tuple[int, bytes] | None:
         if path == "/auth.login":
             self.logins += 1
-            return envelope({"token": token(self.token_life, n=self.logins)})
+            now = self.clock()
+            return envelope({"token": token(iat=now, exp=now + self.token_life, n=self.logins)})
         self.seen.append((path, headers, body))
         return self.replies.pop(0) if len(self.replies) > 1 else self.replies[0]
 
@@ -107,6 +109,17 @@ def test_refused_credentials_are_told_apart_and_not_shown() -> None:
 
 def test_a_short_lived_token_is_not_renewed_before_every_request() -> None:
     script = Script(token_life=600.0)
+    with client_on(script) as client:
+        for _ in range(5):
+            client.call("tasks.ping")
+    assert script.logins == 1
+
+
+@pytest.mark.parametrize("ahead_seconds", [40 * 86400.0, -40 * 86400.0])
+def test_a_clock_that_is_wrong_does_not_mean_a_login_for_every_call(ahead_seconds: float) -> None:
+    """The server's clock counts, in which the token's life begins when it is issued."""
+    script = Script(token_life=86400.0)
+    script.clock = lambda: time.time() - ahead_seconds
     with client_on(script) as client:
         for _ in range(5):
             client.call("tasks.ping")

@@ -4,16 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given
-from hypothesis import strategies as st
 from support.cli import run_cli, server_variables, stub_server
 from support.http_stub import http_stub
-
-from agent.cli.yaml import as_yaml
 
 CONFIG = """
 api { api_server: "http://127.0.0.1:9", credentials { access_key: AK, secret_key: "api-secret" } }
@@ -146,14 +141,3 @@ def test_contradictions_are_exit_code_2(arguments: tuple[str, ...], tmp_path: Pa
     result = run_cli(tmp_path, *arguments, **server_variables("http://127.0.0.1:9"))
     assert result.returncode == 2
     assert result.stderr.startswith("clearml_agent: ERROR: ")
-
-
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
-)
-
-
-@given(JSON)
-def test_yaml_reads_back_as_what_was_written(value: Any) -> None:
-    assert yaml.safe_load(as_yaml(value)) == value

@@ -56,14 +56,14 @@ def test_compiled_files_do_not_count_as_a_change(place: Layers) -> None:
     assert not place.use().is_new
 
 
-@pytest.mark.parametrize("change", ["write", "add", "remove", "folder"])
+@pytest.mark.parametrize("change", ["replace", "add", "remove", "folder"])
 def test_a_layer_that_was_changed_is_built_anew(place: Layers, change: str) -> None:
     package = Path(place.use().folder) / "lib/package"
     package.chmod(0o755)
     match change:
-        case "write":
-            (package / "code.py").chmod(0o644)
-            (package / "code.py").write_text("evil = 1\n")
+        case "replace":
+            (package / "new").write_text("evil = 1\n")
+            (package / "new").rename(package / "code.py")
         case "add":
             (package / "more.py").write_text("")
         case "remove":
@@ -74,6 +74,17 @@ def test_a_layer_that_was_changed_is_built_anew(place: Layers, change: str) -> N
     assert (package / "code.py").read_text() == "build = 2\n"
     assert "was changed" in " ".join(place.notes)
     assert not place.use().is_new
+
+
+def test_a_file_written_in_place_is_noticed_where_permissions_did_not_forbid_it(place: Layers) -> None:
+    code = Path(place.use().folder) / "lib/package/code.py"
+    if os.geteuid() != 0:
+        with pytest.raises(PermissionError):
+            code.write_text("evil = 1\n")
+        return
+    code.write_text("evil = 1\n")
+    assert place.use().is_new
+    assert code.read_text() == "build = 2\n"
 
 
 def test_a_failed_build_leaves_nothing(place: Layers) -> None:
@@ -127,7 +138,7 @@ def second_agent(mode: str, cache: Path, file: Path) -> Iterator[subprocess.Pope
 
 
 def test_a_builder_that_is_killed_leaves_only_what_the_next_one_removes(place: Layers, tmp_path: Path) -> None:
-    with second_agent("slow", place.folder, tmp_path / "started"):
+    with second_agent("slow", place.asked, tmp_path / "started"):
         wait_until((tmp_path / "started").exists)
         assert place.names() == set()
     assert len(place.building()) == 2
@@ -138,7 +149,7 @@ def test_a_builder_that_is_killed_leaves_only_what_the_next_one_removes(place: L
 
 def test_several_at_once_build_once(place: Layers, tmp_path: Path) -> None:
     with contextlib.ExitStack() as stack:
-        agents = [stack.enter_context(second_agent("count", place.folder, tmp_path / "log")) for _ in range(3)]
+        agents = [stack.enter_context(second_agent("count", place.asked, tmp_path / "log")) for _ in range(3)]
         assert [agent.wait(30) for agent in agents] == [0, 0, 0]
     assert (tmp_path / "log").read_text() == "built\n"
 
@@ -147,6 +158,15 @@ def test_the_signature_does_not_depend_on_where_a_layer_lies(tmp_path: Path) -> 
     (tmp_path / "a/lib").mkdir(parents=True)
     (tmp_path / "a/lib/x.py").write_text("1")
     seal(str(tmp_path / "a"))
-    before = signature(str(tmp_path / "a"))
+    before = [signature(str(tmp_path / "a"), files=files) for files in (True, False)]
     (tmp_path / "a").rename(tmp_path / "b")
-    assert signature(str(tmp_path / "b")) == before
+    assert [signature(str(tmp_path / "b"), files=files) for files in (True, False)] == before
+
+
+def test_folders_alone_tell_what_was_added_removed_or_replaced(place: Layers) -> None:
+    folder = Path(place.use().folder)
+    before = signature(str(folder), files=False)
+    package = folder / "lib/package"
+    package.chmod(0o755)
+    (package / "new.py").write_text("")
+    assert signature(str(folder), files=False) != before

@@ -149,3 +149,16 @@ def test_submodules_take_the_road_that_worked() -> None:
         ("url.https://host/.insteadOf", "git@host:"),
     )
     assert remotes.instead_of(recorded, recorded) == ()
+
+
+def test_requirements_from_git_take_the_configured_road() -> None:
+    settings = agent(git_user="u", git_pass="p")
+    urls = ["ssh://git@host/ml/net.git@main", "https://other/x.git", ""]
+    assert remotes.rewritings(urls, credentials_for(None, settings), settings) == (
+        ("url.https://host/.insteadOf", "ssh://git@host/"),
+        ("url.https://host/.insteadOf", "git@host:"),
+    )
+    forced = agent(force_git_ssh_protocol=True)
+    assert remotes.rewritings(["https://other/x.git"], (), forced) == (
+        ("url.ssh://git@other/.insteadOf", "https://other/"),
+    )

@@ -102,7 +102,7 @@ def test_the_operators_interpreter_wins_and_must_exist(commands: Commands, tmp_p
     path = fake(tmp_path / "opt", "python", "3.12.9")
     chosen = choose("python3.99", commands=commands, facts=str(tmp_path / "facts"), python_binary=str(path))
     assert chosen.interpreter.executable == str(path)
-    with pytest.raises(SetupFailed, match="agent.python_binary"):
+    with pytest.raises(SetupFailed, match=r"agent\.python_binary"):
         choose("python3", commands=commands, facts=str(tmp_path), python_binary="/nowhere/python")
 
 

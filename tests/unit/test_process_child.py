@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from agent.process import child
+from agent.process.procfs import start_ticks_of
 
 
 def output_of(argv: list[str], **options: object) -> tuple[int, bytes]:
@@ -62,7 +63,7 @@ def test_the_program_waits_until_its_pid_is_announced(tmp_path: Path) -> None:
 
     def announce(pid: int) -> None:
         assert not (tmp_path / "started").exists()
-        seen.append((pid, child.start_ticks(pid)))
+        seen.append((pid, start_ticks_of(pid)))
 
     status, _ = output_of(["touch", "started"], cwd=str(tmp_path), announce=announce)
     assert status == 0

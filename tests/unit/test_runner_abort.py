@@ -32,5 +32,13 @@ def test_a_task_that_is_gone_is_looked_at_twice_before_it_is_stopped() -> None:
     assert cause_in(None) == (StopCause.DELETED, False)
 
 
+def test_a_task_that_another_agent_has_started_is_no_longer_ours() -> None:
+    """Our host was cut off so long that somebody reset the task and queued it again."""
+    look = StatusLook(TaskStatus.IN_PROGRESS, "Changed by clearml-agent other:0")
+    assert cause_in(look, worker="w") == (StopCause.STATUS_CHANGED, True)
+    assert cause_in(look, worker="other:0") == (None, True)
+    assert cause_in(look) == (None, True)
+
+
 def test_the_same_word_in_another_state_is_no_abort() -> None:
     assert cause_in(StatusLook(TaskStatus.COMPLETED, "stopping"))[0] is None

@@ -13,8 +13,8 @@ from agent.api.queues import Queue, Waiting
 from agent.api.server import Features
 from agent.errors import ApiError, ReplyLost
 from agent.runner import claim as claiming
-from agent.runner.claim import Claimed, Source, claim_task, next_waiting
-from agent.runner.rundir import Runs
+from agent.runner.claim import Claimed, Source, claim_task, claim_unnamed, next_waiting
+from agent.runner.rundir import RunDirectory, Runs
 from agent.states import RunPhase
 
 QUEUE = Queue("q1", "train")
@@ -119,6 +119,64 @@ def test_a_second_attempt_gets_its_own_directory(tmp_path: Path) -> None:
     assert first is not None
     assert second is not None
     assert [first.run.path.name, second.run.path.name] == ["t1.1", "t1.2"]
+
+
+def _give_back(**handlers: Any) -> FakeClient:
+    api, client = fake_api(**handlers)
+    claim = claiming.claim_for(OURS, Waiting("t1", "q1"), worker="w")
+    asyncio.run(claiming.give_back(api, RunDirectory(Path("/nonexistent/t1.1")), claim, reason="test"))
+    return client
+
+
+def test_a_task_whose_queue_was_deleted_is_stopped_rather_than_left_queued_nowhere() -> None:
+    def enqueue(_: Any) -> dict[str, Any]:
+        raise ApiError("tasks.enqueue", 400, 701, "invalid queue id")
+
+    client = _give_back(tasks__enqueue=enqueue, tasks__stopped=lambda _: {}, queues__move_task_to_front=enqueue)
+    assert client.sent("tasks.stopped")[0]["status_reason"] == "queue train is gone"
+
+
+def test_a_task_that_is_back_in_its_queue_already_still_goes_to_the_front() -> None:
+    """The reply to a first attempt was lost."""
+
+    def enqueue(_: Any) -> dict[str, Any]:
+        raise ApiError("tasks.enqueue", 400, 706, "already in this queue")
+
+    client = _give_back(tasks__enqueue=enqueue, queues__move_task_to_front=lambda _: {})
+    assert client.sent("queues.move_task_to_front") == [{"queue": "q1", "task": "t1"}]
+
+
+def test_a_task_that_was_put_into_another_queue_meanwhile_is_nobodys_orphan() -> None:
+    api, _ = fake_api(
+        tasks__get_by_id=lambda _: {"task": {"id": "t1", "status": "queued", "execution": {"queue": "q2"}}},
+        queues__get_by_id=lambda _: {"queue": {"entries": []}},
+    )
+    claim = claiming.claim_for(PLAIN, Waiting("t1", "q1"), worker="w")
+    assert asyncio.run(claiming.is_orphan(api, claim)) is False
+
+
+@pytest.mark.parametrize(("popped", "runs_left"), [("t1", ["t1.1"]), ("t2", ["t2.1"]), (None, [])])
+def test_a_plain_pop_may_give_another_task_than_the_one_seen(
+    tmp_path: Path, popped: str | None, runs_left: list[str]
+) -> None:
+    api, _ = fake_api(
+        queues__get_next_task=lambda _: {"entry": {"task": popped}} if popped else {},
+        tasks__get_by_id=lambda body: {"task": {"id": body["task"], "status": "queued"}},
+    )
+    claimed = asyncio.run(claim_unnamed(api, PLAIN, Runs(tmp_path), Waiting("t1", "q1"), worker="w"))
+    assert (claimed.task.id if claimed else None) == popped
+    assert [run.path.name for run in Runs(tmp_path)] == runs_left
+
+
+def test_a_plain_pop_whose_reply_is_lost_leaves_its_claim_for_recovery(tmp_path: Path) -> None:
+    def pop(_: Any) -> dict[str, Any]:
+        raise ReplyLost("timed out")
+
+    api, client = fake_api(queues__get_next_task=pop)
+    with pytest.raises(ReplyLost):
+        asyncio.run(claim_unnamed(api, PLAIN, Runs(tmp_path), Waiting("t1", "q1"), worker="w"))
+    assert len(client.calls) == 1
+    assert [claim.phase for _, claim in Runs(tmp_path).of_worker("w")] == [RunPhase.CLAIMING]
 
 
 def test_queues_are_asked_in_order_and_a_deleted_one_is_passed_over() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from support.fake_api import fake_api
 
 from agent.api.server import Features
-from agent.errors import ApiError, ReplyLost, ServerUnreachable
+from agent.errors import ApiError, CredentialsRefused, ReplyLost, ServerUnreachable
 from agent.runner import log_stream
 from agent.runner.console import Console
 from agent.runner.log_stream import LogStream
@@ -105,6 +106,48 @@ def test_a_server_that_refuses_a_task_for_good_does_not_hold_up_its_end(tmp_path
     server = LogServer(knows_ids=True, faults=[("before", refusal)])
     _ship(tmp_path, server)
     assert server.lines == []
+
+
+def test_a_full_disk_delays_shipping_and_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = _fill(tmp_path, 20)
+    failures = [OSError(errno.ENOSPC, "No space left on device")] * 3
+
+    def write_shipped(console: Console, *args: Any) -> None:
+        if failures:
+            raise failures.pop()
+        written(console, *args)
+
+    written = Console.write_shipped
+    monkeypatch.setattr(Console, "write_shipped", write_shipped)
+    server = LogServer(knows_ids=True)
+    _ship(tmp_path, server)
+    assert server.lines == lines
+
+
+def test_credentials_that_are_refused_for_a_while_hold_the_console_back_only_so_long(tmp_path: Path) -> None:
+    """A server that is being restored knows nobody; the task runs on meanwhile."""
+    server = LogServer(knows_ids=True, faults=[("before", CredentialsRefused("who are you?"))] * 3)
+    api, _ = fake_api(events__add_batch=server.add_batch)
+
+    async def scenario() -> None:
+        stream = LogStream(Console(tmp_path), api, Features(log_ids=True), task="t", worker="w", run="r")
+        running = asyncio.create_task(stream.run())
+        async with asyncio.timeout(5):
+            while not server.events and not running.done():
+                await asyncio.sleep(0.01)
+        stream.finish()
+        await running
+
+    lines = _fill(tmp_path, 3)
+    asyncio.run(scenario())
+    assert server.lines == lines
+
+
+def test_credentials_that_are_refused_at_the_end_are_an_error_not_a_wait(tmp_path: Path) -> None:
+    _fill(tmp_path, 3)
+    server = LogServer(knows_ids=True, faults=[("before", CredentialsRefused("who are you?"))] * 100)
+    with pytest.raises(CredentialsRefused):
+        _ship(tmp_path, server)
 
 
 def test_output_that_comes_while_waiting_is_shipped(tmp_path: Path) -> None:

@@ -49,6 +49,10 @@ def test_a_task_that_had_ended_before_the_abort_reached_it_keeps_its_own_end() -
     assert verdict.status is TaskStatus.COMPLETED
 
 
+def test_a_task_that_the_shutdown_of_its_host_ended_is_stopped_even_if_it_ended_well() -> None:
+    assert verdict_for(Outcome(phase="run", exit_code=0, stopped=True), None).status is TaskStatus.STOPPED
+
+
 @pytest.mark.parametrize("cause", [StopCause.STATUS_CHANGED, StopCause.RESET, StopCause.DELETED])
 def test_a_status_that_somebody_else_wrote_is_left_alone(cause: StopCause) -> None:
     assert verdict_for(Outcome(phase="run", signal=15, stopped=True), cause).status is None

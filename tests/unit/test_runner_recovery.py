@@ -49,10 +49,12 @@ def _left_behind(root: Path, phase: RunPhase, files: Mapping[str, Any] | None = 
     return run
 
 
-def _recover(root: Path, *, status: str, popped: bool = True) -> tuple[list[Unfinished], FakeClient]:
+def _recover(
+    root: Path, *, status: str, message: str = "Changed by clearml-agent w", popped: bool = True
+) -> tuple[list[Unfinished], FakeClient]:
     api, client = fake_api(
         queues__get_next_task=lambda _: {"entry": {"task": "t1"}} if popped else {},
-        tasks__get_all=lambda _: {"tasks": [{"id": "t1", "status": status}]},
+        tasks__get_all=lambda _: {"tasks": [{"id": "t1", "status": status, "status_message": message}]},
         tasks__enqueue=lambda _: {},
         queues__move_task_to_front=lambda _: {},
     )
@@ -126,6 +128,59 @@ def test_a_task_whose_executor_died_is_seen_through_as_dead_not_run_again(tmp_pa
     unfinished, client = _recover(tmp_path, status="in_progress")
     assert [isinstance(one.handle, GoneHandle) for one in unfinished] == [True]
     assert not _given_back(client)
+
+
+ENDED_FILES = {"launch": {"pid": 1, "start_ticks": 1}, "outcome": {"phase": "run", "exit_code": 0}}
+
+
+@pytest.mark.parametrize("phase", [RunPhase.STARTED, RunPhase.EXITED])
+@pytest.mark.parametrize(
+    ("status", "message"), [("created", "reset"), ("queued", ""), ("in_progress", "Changed by clearml-agent other")]
+)
+def test_an_ended_run_of_a_task_that_has_begun_anew_is_not_reported(
+    tmp_path: Path, phase: RunPhase, status: str, message: str
+) -> None:
+    """This host was away for a day; meanwhile somebody reset the task and another agent has it."""
+    _left_behind(tmp_path, phase, ENDED_FILES)
+    unfinished, _ = _recover(tmp_path, status=status, message=message)
+    assert unfinished == []
+    assert list(Runs(tmp_path)) == []
+
+
+@pytest.mark.parametrize("phase", [RunPhase.CLAIMED, RunPhase.STARTED])
+def test_an_abort_of_a_task_that_was_never_launched_is_confirmed_not_given_back(
+    tmp_path: Path, phase: RunPhase
+) -> None:
+    run = _left_behind(tmp_path, phase)
+    unfinished, client = _recover(tmp_path, status="in_progress", message="stopping")
+    assert [isinstance(one.handle, GoneHandle) for one in unfinished] == [True]
+    assert json.loads((run.path / "stop.json").read_text())["cause"] == "abort"
+    assert not _given_back(client)
+
+
+@pytest.mark.parametrize("phase", [RunPhase.CLAIMED, RunPhase.STARTED])
+@pytest.mark.parametrize(
+    ("status", "message"), [("stopped", ""), ("created", "reset"), ("in_progress", "Changed by clearml-agent other")]
+)
+def test_a_task_that_was_never_launched_and_is_not_ours_any_more_is_left_alone(
+    tmp_path: Path, phase: RunPhase, status: str, message: str
+) -> None:
+    _left_behind(tmp_path, phase)
+    unfinished, client = _recover(tmp_path, status=status, message=message)
+    assert (unfinished, _given_back(client), list(Runs(tmp_path))) == ([], False, [])
+
+
+def test_a_claimed_task_that_the_server_has_given_to_another_agent_is_not_given_back(tmp_path: Path) -> None:
+    _left_behind(tmp_path, RunPhase.CLAIMED)
+    _, client = _recover(tmp_path, status="queued", popped=False)
+    assert not _given_back(client)
+
+
+def test_a_claim_of_another_version_does_not_keep_the_agent_from_its_work(tmp_path: Path) -> None:
+    run = _left_behind(tmp_path, RunPhase.CLAIMED)
+    write_json(run.path / "claim.json", {"task": "t1", "phase": "undreamt of"})
+    unfinished, client = _recover(tmp_path, status="queued")
+    assert (unfinished, client.calls) == ([], [])
 
 
 def test_a_living_executor_is_adopted(tmp_path: Path) -> None:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from support.fake_api import fake_api
 
 from agent.api.queues import Queue, Waiting
-from agent.api.server import Features
+from agent.api.server import Features, features_of
 from agent.errors import ApiError, UnknownQueue
 from agent.runner.claim import Source
 from agent.runner.rundir import Runs
-from agent.worker.poller import Poller, resolve_queues
+from agent.worker import poller as poller_module
+from agent.worker.poller import Outage, Poller, resolve_queues
+from agent.worker.worker import Stop, _next_task
 
 QUEUES = [{"id": f"{n:032x}", "name": name} for n, name in enumerate(["default", "Train", "services"])]
 
@@ -86,9 +90,66 @@ def _turns(fair: bool, tmp_path: Path) -> list[str]:
     return asyncio.run(four())
 
 
+def test_a_server_that_does_not_hold_the_request_is_not_asked_in_a_frenzy(tmp_path: Path) -> None:
+    source = Source(
+        queues=(Queue("a", "a"),), features=Features(wait_for_task=True, repeatable_pop=True), api_version=(2, 34)
+    )
+    api, client = fake_api(queues__get_next_task=lambda _: {})
+    poller = Poller(api, source, Runs(tmp_path), worker="w", polling_interval_seconds=5, order_fairness=False)
+
+    async def two() -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(0.3):
+                while True:
+                    await poller.next_waiting()
+
+    asyncio.run(two())
+    assert len(client.calls) == 1
+
+
 def test_priority_asks_the_first_queue_first_every_time(tmp_path: Path) -> None:
     assert _turns(False, tmp_path) == ["a", "a", "a", "a"]
 
 
 def test_fairness_goes_round(tmp_path: Path) -> None:
     assert _turns(True, tmp_path) == ["a", "b", "a", "b"]
+
+
+def test_an_outage_is_over_as_soon_as_the_server_answers_with_or_without_a_task(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the next outage would go unmentioned, and begin with the longest pause."""
+    monkeypatch.setattr(poller_module, "FIRST_PAUSE_SECONDS", 0.0)
+    source = Source(queues=(Queue("a", "a"),), features=Features(), api_version=(2, 34))
+    poller = Poller(
+        fake_api(queues__peek_task=lambda _: {})[0],
+        source,
+        Runs(tmp_path),
+        worker="w",
+        polling_interval_seconds=0,
+        order_fairness=False,
+    )
+
+    async def scenario() -> None:
+        stop = Stop(leave=asyncio.Event(), end_task=asyncio.Event())
+        outage = Outage()
+        outage._pause = 30.0
+        context = SimpleNamespace(may_leave=asyncio.Event())
+        await _next_task(context, Runs(tmp_path), poller, stop, outage)  # type: ignore[arg-type]
+        assert outage._pause == 0.0
+
+    with caplog.at_level("INFO"):
+        asyncio.run(scenario())
+    assert "work goes on" in caplog.text
+
+
+def test_a_server_in_trouble_is_not_taken_for_one_without_extensions() -> None:
+    def info(_: Any) -> dict[str, Any]:
+        raise faults.pop()
+
+    faults: list[Exception] = [ApiError("server.info", 502, 0, "bad gateway")]
+    api, _ = fake_api(server__info=info)
+    with pytest.raises(ApiError):
+        asyncio.run(features_of(api, give_up_after=0.0))
+    faults.append(ApiError("server.info", 404, 0, "no such endpoint"))
+    assert asyncio.run(features_of(api)) == Features()

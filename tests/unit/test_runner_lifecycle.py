@@ -1,0 +1,275 @@
+"""The two moments at which the server is told something that cannot be taken back: the start and the end of a task."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.fake_api import FakeClient, fake_api
+from support.settings import settings_for
+
+from agent.api.server import Features
+from agent.errors import ApiError, ReplyLost, ServerUnreachable
+from agent.models import ExecutorSetup, Task
+from agent.runner import lifecycle
+from agent.runner.claim import Claimed
+from agent.runner.lifecycle import RunContext, report, run_task, start_on_server
+from agent.runner.machine import MachineSampler
+from agent.runner.outcome import Verdict, signature
+from agent.runner.rundir import Claim, RunDirectory, Runs
+from agent.runtimes.host import HostRuntime
+from agent.states import RunPhase, TaskStatus
+
+OURS, THEIRS = signature("w"), signature("elsewhere:0")
+
+
+class TaskServer:
+    """One task. `faults` are raised by the status calls in turn, "before" or "after" their effect; `meanwhile` is what
+    somebody else does to the task while the reply is on its way.
+    """
+
+    def __init__(
+        self,
+        status: str = "queued",
+        message: str = "",
+        *,
+        faults: tuple[tuple[str, Exception], ...] = (),
+        meanwhile: tuple[str, str] | None = None,
+        is_leased_to_us: bool = True,
+    ) -> None:
+        self.status, self.message = status, message
+        self.faults = list(faults)
+        self.meanwhile = meanwhile
+        self.is_leased_to_us = is_leased_to_us
+
+    def change(self, status: str) -> Callable[[Any], dict[str, Any]]:
+        def handle(body: dict[str, Any]) -> dict[str, Any]:
+            when, fault = self.faults.pop(0) if self.faults else ("", None)
+            if when != "before":
+                self.status, self.message = status, body["status_message"]
+            if fault is not None:
+                if self.meanwhile is not None:
+                    self.status, self.message = self.meanwhile
+                raise fault
+            return {}
+
+        return handle
+
+    def handlers(self) -> dict[str, Any]:
+        return {
+            "tasks__started": self.change("in_progress"),
+            "tasks__completed": self.change("completed"),
+            "tasks__stopped": self.change("stopped"),
+            "tasks__failed": self.change("failed"),
+            "tasks__get_all": lambda _: {
+                "tasks": [{"id": "t1", "status": self.status, "status_message": self.message}]
+            },
+            "tasks__get_by_id": lambda _: {"task": {"id": "t1", "status": self.status}},
+            "tasks__set_requirements": lambda _: {},
+            "tasks__edit": lambda _: {},
+            "events__add_batch": lambda batch: {"added": len(batch)},
+            "queues__get_next_task": lambda _: {"entry": {"task": "t1"}} if self.is_leased_to_us else {},
+        }
+
+
+@pytest.fixture(autouse=True)
+def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    def pauses() -> Iterator[float]:
+        while True:
+            yield 0.0
+
+    monkeypatch.setattr(lifecycle, "growing_pauses", pauses)
+
+
+def _context(server: TaskServer, runtime: HostRuntime | None = None) -> tuple[RunContext, FakeClient]:
+    api, client = fake_api(**server.handlers())
+
+    async def announce(task: str | None, queue: str | None) -> None:
+        return
+
+    context = RunContext(
+        api=api,
+        features=Features(repeatable_pop=True, log_ids=True),
+        runtime=runtime or HostRuntime(),
+        settings=settings_for(),
+        worker="w",
+        executor_setup=ExecutorSetup(settings={}, worker_id="w"),
+        executor_environ=dict(os.environ),
+        sampler=MachineSampler(),
+        announce=announce,
+    )
+    return context, client
+
+
+def _claimed(root: Path, *, queue: str = "q1", **script: Any) -> Claimed:
+    run, claim = Runs(root).create(
+        Claim(
+            task="t1",
+            attempt=0,
+            worker="w",
+            queue=queue,
+            queue_name="train",
+            token="token",
+            phase=RunPhase.CLAIMED,
+            claimed_at_ms=0,
+        )
+    )
+    task = Task.from_wire({"id": "t1", "status": "queued", "script": script})
+    run.write_task(task)
+    return Claimed(run=run, claim=claim, task=task)
+
+
+def _start(server: TaskServer, root: Path) -> tuple[Claim | None, int]:
+    async def scenario() -> tuple[Claim | None, int]:
+        context, client = _context(server)
+        claim = await start_on_server(context, _claimed(root))
+        return claim, len(client.sent("tasks.started"))
+
+    return asyncio.run(scenario())
+
+
+LOST = ("after", ReplyLost("timed out"))
+REFUSED = ("before", ServerUnreachable("refused"))
+BAD_GATEWAY = ("after", ApiError("tasks.started", 502, 0, "bad gateway"))
+
+
+@pytest.mark.parametrize("fault", [LOST, BAD_GATEWAY], ids=["lost", "502"])
+def test_a_start_whose_reply_was_lost_is_not_repeated(tmp_path: Path, fault: tuple[str, Exception]) -> None:
+    claim, calls = _start(TaskServer(faults=(fault,)), tmp_path)
+    assert claim is not None
+    assert claim.phase is RunPhase.STARTED
+    assert calls == 1
+
+
+def test_an_abort_that_comes_while_the_reply_to_the_start_is_lost_is_not_overwritten(tmp_path: Path) -> None:
+    server = TaskServer(faults=(LOST,), meanwhile=("in_progress", "stopping"))
+    claim, calls = _start(server, tmp_path)
+    assert (claim is not None, calls) == (True, 1)
+    assert server.message == "stopping"
+
+
+@pytest.mark.parametrize("status", ["stopped", "created"])
+def test_a_task_that_was_ended_while_the_server_was_away_is_not_started(tmp_path: Path, status: str) -> None:
+    """stopped → in_progress is a change that the server would allow."""
+    claim, calls = _start(TaskServer(faults=(REFUSED,), meanwhile=(status, "")), tmp_path)
+    assert (claim, calls) == (None, 1)
+    assert list(Runs(tmp_path)) == []
+
+
+def test_a_task_that_went_to_another_agent_while_the_server_was_away_is_not_started(tmp_path: Path) -> None:
+    """The server takes a pop back of which it hears nothing for two minutes."""
+    running, _ = _start(TaskServer(faults=(REFUSED,), meanwhile=("in_progress", THEIRS)), tmp_path)
+    popped, calls = _start(TaskServer(faults=(REFUSED,), is_leased_to_us=False), tmp_path)
+    assert (running, popped, calls) == (None, None, 1)
+
+
+def test_a_start_is_tried_until_the_server_is_back(tmp_path: Path) -> None:
+    claim, calls = _start(TaskServer(faults=(REFUSED,) * 3), tmp_path)
+    assert (claim is not None, calls) == (True, 4)
+
+
+DONE = Verdict(status=TaskStatus.COMPLETED, reason="worker execution done", notice="done", exit_code=0)
+
+
+def _report(server: TaskServer, root: Path) -> int:
+    async def scenario() -> int:
+        context, client = _context(server)
+        await report(context, _claimed(root).claim, DONE)
+        return len(client.sent("tasks.completed"))
+
+    return asyncio.run(scenario())
+
+
+def test_a_final_status_is_written_once_the_server_is_back(tmp_path: Path) -> None:
+    server = TaskServer("in_progress", OURS, faults=(REFUSED,) * 3)
+    assert _report(server, tmp_path) == 4
+    assert server.status == "completed"
+
+
+def test_a_final_status_whose_reply_was_lost_is_not_written_again(tmp_path: Path) -> None:
+    """By the time of a repeat the task could have been reset and be running again."""
+    assert _report(TaskServer("in_progress", OURS, faults=(LOST,)), tmp_path) == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "message"),
+    [("stopped", "Stopped by somebody"), ("queued", ""), ("created", "reset"), ("in_progress", THEIRS)],
+)
+def test_a_status_that_is_not_ours_to_change_stands(tmp_path: Path, status: str, message: str) -> None:
+    server = TaskServer(status, message)
+    assert _report(server, tmp_path) == 0
+    assert server.status == status
+
+
+def test_a_task_that_the_watchdog_took_for_dead_gets_its_real_end(tmp_path: Path) -> None:
+    server = TaskServer("stopped", "Forced stop (non-responsive)")
+    assert _report(server, tmp_path) == 1
+    assert server.status == "completed"
+
+
+def test_an_abort_that_reaches_a_task_at_its_end_does_not_keep_it_from_completed(tmp_path: Path) -> None:
+    server = TaskServer("in_progress", "stopping")
+    assert _report(server, tmp_path) == 1
+
+
+#: An executor that finds out what the task got, and ends at once.
+EXECUTOR = """
+import json, os, sys
+run = sys.argv[1]
+def write(name, value):
+    open(os.path.join(run, name + ".new"), "w").write(json.dumps(value))
+    os.rename(os.path.join(run, name + ".new"), os.path.join(run, name))
+write("launch.json", {"pid": os.getpid(), "start_ticks": 0})
+write("environment.json", {"version": 1, "frozen": ["numpy==2.1"], "commit": "c0ffee"})
+write("outcome.json", {"phase": "run", "exit_code": 0})
+"""
+
+
+def _run(server: TaskServer, root: Path, **script: Any) -> tuple[Verdict | None, FakeClient, RunDirectory]:
+    executor = root / "executor.py"
+    executor.write_text(EXECUTOR)
+
+    async def scenario() -> tuple[Verdict | None, FakeClient, RunDirectory]:
+        import sys
+
+        context, client = _context(server, HostRuntime((sys.executable, str(executor))))
+        claimed = _claimed(root / "runs", **script)
+        async with asyncio.timeout(20):
+            return await run_task(context, claimed), client, claimed.run
+
+    return asyncio.run(scenario())
+
+
+def test_packages_and_commit_are_written_back_and_what_the_user_wrote_is_kept(tmp_path: Path) -> None:
+    verdict, client, run = _run(TaskServer(), tmp_path, requirements={"pip": "numpy\n"}, repository="r")
+    assert verdict is not None
+    assert verdict.status is TaskStatus.COMPLETED
+    wanted = {"pip": "numpy==2.1\n", "org_pip": "numpy\n"}
+    assert client.sent("tasks.set_requirements") == [{"task": "t1", "requirements": wanted}]
+    assert client.sent("tasks.edit") == [{"task": "t1", "force": True, "script": {"version_num": "c0ffee"}}]
+    assert json.loads((run.path / "claim.json").read_text())["phase"] == "reported"
+
+
+def test_what_the_user_wrote_before_the_first_run_survives_the_second(tmp_path: Path) -> None:
+    _, client, _ = _run(TaskServer(), tmp_path, requirements={"pip": "numpy==1.0\n", "org_pip": "numpy\n"})
+    assert client.sent("tasks.set_requirements")[0]["requirements"]["org_pip"] == "numpy\n"
+
+
+def test_a_commit_that_the_task_names_is_left_as_it_is(tmp_path: Path) -> None:
+    _, client, _ = _run(TaskServer(), tmp_path, version_num="main-tag", repository="r")
+    assert client.sent("tasks.edit") == []
+
+
+def test_files_of_a_run_are_for_our_eyes_only(tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        _, _, run = _run(TaskServer(), tmp_path)
+    finally:
+        os.umask(before)
+    assert run.path.stat().st_mode & 0o777 == 0o700
+    assert (run.path / "setup.json").stat().st_mode & 0o777 == 0o600
