@@ -73,6 +73,8 @@ case ${1:-} in
 runtime) make_environment . ;;
 dev) make_environment '.[dev]' ;;
 system)
+    command -v gcc >/dev/null && [ -e /usr/include/stdio.h ] || need_packages "a stand-in for NVIDIA's library" gcc libc6-dev
+    command -v ps >/dev/null || need_packages "tests that look at processes" procps
     [ -x /usr/sbin/sshd ] || need_packages "tests of git over ssh" openssh-server
     [ -x /usr/bin/chromium ] && [ -x /usr/bin/chromedriver ] || need_packages "tests of the web page" chromium chromium-driver
     ;;

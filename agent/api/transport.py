@@ -1,7 +1,7 @@
 """One HTTP exchange with the API server: keep-alive connections, deadlines, proxies, and an honest account of failure.
 
 `http.client` rather than `requests`: an idle agent has to fit in 22 MB and `requests` alone costs 12
-(docs/decisions/0002). Nothing is retried here, because a repeated request can have a second effect; callers know
+(docs/decisions/0001). Nothing is retried here, because a repeated request can have a second effect; callers know
 which of theirs may be repeated. A failure is one of two kinds: `ServerUnreachable` (the server cannot have acted) and
 `ReplyLost` (it may have).
 """

@@ -25,7 +25,6 @@ def document(row: Row, fields: Iterable[str]) -> Document:
 
 
 MODELS = Entity(
-    name="model",
     table=model,
     fields={column.name: (column,) for column in model.c},
     source=lambda _used: model,

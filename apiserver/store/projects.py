@@ -63,7 +63,6 @@ def _source(_tables: set[str]) -> FromClause:
 
 
 PROJECTS = Entity(
-    name="project",
     table=project,
     fields={name: (project.c[name],) for name in _COLUMNS},
     source=_source,

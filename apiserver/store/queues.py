@@ -36,7 +36,6 @@ def _document(row: Row, fields: Iterable[str]) -> Document:
 
 
 QUEUES = Entity(
-    name="queue",
     table=queue,
     fields={**{column.name: (column,) for column in queue.c}, "entries": ()},
     source=lambda _used: queue,

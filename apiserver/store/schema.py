@@ -1,6 +1,6 @@
 """The tables, for every database alike.
 
-A column that appears on the wire has the name of its field, so that the query language (`query.py`) can be read off a
+A column that appears on the wire has the name of its field, so that the query language (`query/`) can be read off a
 table. Times are text of one width (`clock.timestamp`), lists and dictionaries are JSON. A task is three rows, because
 SQLite writes a whole row on each update: `task` changes with every ping, `task_body` may hold megabytes of diff,
 `task_metrics` grows with reports. Tables of events live in `store/events.py` and join this metadata when they are

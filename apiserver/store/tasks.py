@@ -69,7 +69,6 @@ def _execution(stored: Document, queue: str | None) -> Document:
 
 
 TASKS = Entity(
-    name="task",
     table=task,
     fields=_FIELDS,
     source=_source,

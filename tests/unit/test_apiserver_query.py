@@ -12,10 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.apiserver_store import Store, open_store
 
-from apiserver import query
 from apiserver.errors import ApiError
 from apiserver.fields import Fields
-from apiserver.query import Literal, fetch, list_filter, parse, project, values_at
+from apiserver.query import Literal, fetch, list_filter, matcher, parse, patterns, project, values_at
 from apiserver.scroll import ScrollIds
 from apiserver.store import tasks
 from apiserver.store.schema import task as task_table
@@ -88,7 +87,7 @@ def test_patterns_that_only_spell_a_text_out_are_recognised(pattern: str, litera
 def test_an_escaped_text_matches_exactly_itself(text: str, other: str) -> None:
     import re
 
-    matches = query.matcher(f"^{re.escape(text)}$")
+    matches = matcher(f"^{re.escape(text)}$")
     assert matches(text)
     assert matches(other) is (other == text)
 
@@ -98,7 +97,7 @@ def test_a_bad_pattern_is_refused_by_its_own_code() -> None:
 
 
 def test_a_pattern_that_explodes_is_given_up(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(query, "REGEX_BUDGET_SECONDS", 0.05)
+    monkeypatch.setattr(patterns, "REGEX_BUDGET_SECONDS", 0.05)
     store.task(name="a" * 60)
     with pytest.raises(ApiError, match="400/21"):
         ask(store, name="^(a|a|aa)+$b")
