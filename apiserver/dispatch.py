@@ -69,7 +69,7 @@ class Dispatcher:
 
     async def _answer(self, request: _Request, send: Send) -> None:
         started = time.monotonic()
-        extra: dict[str, str] = {}
+        extra = _hang_up_on_forks(request)
         try:
             data = await self._run(request, extra)
             if isinstance(data, Response):  # a download: text, not an envelope
@@ -148,6 +148,14 @@ class Dispatcher:
         headers.append((b"content-length", str(len(body)).encode()))
         headers.extend((name.encode("latin-1"), value.encode("latin-1")) for name, value in extra.items())
         await _send(send, status, headers, body)
+
+
+def _hang_up_on_forks(request: _Request) -> dict[str, str]:
+    """The SDK forks while it keeps connections, and then parent and child read each other's replies from the same one.
+
+    Seen: the reply to `tasks.edit` taken for that to `models.get_by_id`. A closed connection cannot be shared.
+    """
+    return {"connection": "close"} if request.header("x-clearml-client", "x-trains-client") else {}
 
 
 class _Request:

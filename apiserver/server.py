@@ -14,7 +14,7 @@ import os
 import resource
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +30,8 @@ from .files import create_files_app
 
 log = logging.getLogger(__name__)
 
+#: Connections to the file server are not kept: the SDK forks, and a kept one would be shared by two processes.
+_ONE_REQUEST = (("connection", "close"),)
 KEEP_ALIVE_SECONDS = 120  # longer than any client's polling interval, so that connections are reused
 GRACE_SECONDS = 5
 BACKLOG = 2048
@@ -66,7 +68,7 @@ async def _serve(
     addresses = Addresses(api=_address(api), files=_address(files))
     async with services:
         await _keep_client_config(services, addresses)
-        async with _listening(app, api), _listening(create_files_app(services), files):
+        async with _listening(app, api), _listening(create_files_app(services), files, headers=_ONE_REQUEST):
             on_ready(Running(addresses=addresses, client_config=config.client_config))
             await stopping.wait()
             log.info("stopping", extra={"action": "server.stop"})
@@ -91,7 +93,9 @@ async def _keep_client_config(services: Services, addresses: Addresses) -> None:
 
 
 @contextlib.asynccontextmanager
-async def _listening(app: ASGIApp, bound: socket.socket) -> AsyncIterator[None]:
+async def _listening(
+    app: ASGIApp, bound: socket.socket, *, headers: Sequence[tuple[str, str]] = ()
+) -> AsyncIterator[None]:
     """uvicorn on a bound socket. Its own main loop only wakes up ten times a second to look at flags: left out."""
     server = uvicorn.Server(
         uvicorn.Config(
@@ -103,12 +107,14 @@ async def _listening(app: ASGIApp, bound: socket.socket) -> AsyncIterator[None]:
             access_log=False,
             server_header=False,
             date_header=False,
+            headers=list(headers),
             timeout_keep_alive=KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=GRACE_SECONDS,
             backlog=BACKLOG,
         )
     )
     server.config.load()
+    server.server_state.default_headers = server.config.encoded_headers  # the loop that is left out does this
     server.lifespan = server.config.lifespan_class(server.config)
     await server.startup(sockets=[bound])
     try:

@@ -192,7 +192,8 @@ def test_a_task_that_writes_into_its_packages_changes_nothing_for_the_next(host:
     listing = (
         "import beta, os; print(hasattr(beta, 'evil'), beta.version,"
         " sorted(n for n in os.listdir(os.path.dirname(beta.__file__)) if n != '__pycache__'),"
-        " 'sitecustomize' in __import__('sys').modules)\n"
+        " str(getattr(__import__('sys').modules.get('sitecustomize'), '__file__', ''))"
+        ".startswith(os.path.dirname(os.path.dirname(beta.__file__))))\n"
     )
     after = host.run(listing)
     assert after.output() == ["False 2.0 ['__init__.py'] False"], after.notices()

@@ -31,9 +31,9 @@ def is_gone(pid: int) -> bool:
 
 
 def test_output_and_exit_code_are_kept(commands: Commands) -> None:
-    done = commands.run(["sh", "-c", "echo out; echo err >&2; cat; exit 3"], stdin=b"in", check=False)
+    done = commands.run(["sh", "-c", "echo out; echo err >&2; cat; exit 3"], stdin=b"in\n", check=False)
     assert done.returncode == 3
-    assert done.text == "out\nin"
+    assert done.text == "out\nin\n"
     assert sorted(done.output.split()) == ["err", "in", "out"]
 
 
