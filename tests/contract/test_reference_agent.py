@@ -7,7 +7,7 @@ import time
 
 import pytest
 from support.apiserver import ServerProcess
-from support.reference_agent import ReferenceAgentUnavailable, agent_environment, reference_agent, run, start_daemon
+from support.reference_agent import agent_environment, reference_agent, run, start_daemon
 
 SCRIPT = """
 import os
@@ -32,10 +32,7 @@ print("the rate is", args.lr, "in", task.id, flush=True)
 
 @pytest.fixture(scope="module")
 def agent():
-    try:
-        return reference_agent()
-    except ReferenceAgentUnavailable as error:
-        pytest.skip(f"clearml-agent cannot be installed here: {error}")
+    return reference_agent()
 
 
 @pytest.fixture(scope="module")
