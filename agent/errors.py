@@ -8,7 +8,8 @@ the narrower codes below let a unit file or a script tell causes apart.
     1 other error                  6 unknown queue or task
     2 usage                        7 bad GPU specification
     3 configuration                8 an agent with this worker id is already running
-    4 server unreachable         254 interrupted
+    4 server unreachable           9 nobody can tell which GPUs there are
+                                 254 interrupted
 """
 
 from __future__ import annotations
@@ -71,6 +72,12 @@ class GpuSpecError(AgentError):
     """A `--gpus` value that cannot be read or names a GPU this host does not have."""
 
     exit_code = 7
+
+
+class GpusUnknown(AgentError):
+    """Nobody can tell which GPUs this host has: no driver, or NVML fails. Nothing was removed because of it."""
+
+    exit_code = 9
 
 
 class AlreadyRunning(AgentError):

@@ -6,12 +6,30 @@ removes or renames things because of an inventory has to leave them alone then.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class Link(StrEnum):
+    """How two GPUs reach each other, closest first; the PCIe words are those of `nvidia-smi topo -m` written out."""
+
+    NVLINK = "nvlink"
+    BOARD = "board"  # two GPUs of one board
+    SWITCH = "switch"  # PIX: one PCIe switch
+    SWITCHES = "switches"  # PXB: several PCIe switches
+    HOST_BRIDGE = "host_bridge"  # PHB: the PCIe host bridge
+    NODE = "node"  # NODE: within a NUMA node
+    SYSTEM = "system"  # SYS: across NUMA nodes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MigInstance:
-    """A slice of a GPU in MIG mode. `index` is its number on the GPU, `gi` and `ci` the driver's instance ids."""
+    """A slice of a GPU in MIG mode. `index` is its number on the GPU, `gi` and `ci` the driver's instance ids.
+
+    `nodes` are its capability nodes (/dev/nvidia-caps/nvidia-capN), which a process needs besides the GPU's own node;
+    empty where the driver does not say.
+    """
 
     index: int
     uuid: str
@@ -19,11 +37,17 @@ class MigInstance:
     gi: int
     ci: int
     memory_total_mib: int
+    nodes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gpu:
-    """One GPU as NVML describes it. `minor` is the N of /dev/nvidiaN; `numa` is None where it is not known."""
+    """One GPU as NVML describes it. `minor` is the N of /dev/nvidiaN.
+
+    `numa` is the NUMA node of the host that is closest to it, None where it is not known; `cpus` the closest CPUs as
+    the kernel writes a list ("0-55,112-167"), empty where they are not known. `peers` says how each other GPU of the
+    host is reached, by UUID.
+    """
 
     index: int
     uuid: str
@@ -34,14 +58,25 @@ class Gpu:
     numa: int | None = None
     mig_enabled: bool = False
     mig: tuple[MigInstance, ...] = ()
+    cpus: str = ""
+    peers: Mapping[str, Link] = field(default_factory=dict)
+
+    @property
+    def node(self) -> str:
+        """The device node that stands for this GPU."""
+        return f"/dev/nvidia{self.minor}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LostGpu:
-    """A GPU that the driver counts and cannot talk to (it "has fallen off the bus")."""
+    """A GPU that the driver counts and cannot talk to (it "has fallen off the bus").
+
+    `refused`: nothing is wrong with it, but this process may not use it; it is fenced off for somebody else.
+    """
 
     index: int
     reason: str
+    refused: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,12 +7,15 @@ asks the dynamic loader first. NVML calls can be slow (a GPU without persistence
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from dataclasses import replace
+from itertools import combinations
 from types import ModuleType, TracebackType
 from typing import Any, TypeVar
 
-from agent.gpu.model import Gpu, Gpus, Inventory, LostGpu, MigInstance, NoGpus, Reading, Unknown
+from agent.gpu.capabilities import PROC, Capabilities
+from agent.gpu.model import Gpu, Gpus, Inventory, Link, LostGpu, MigInstance, NoGpus, Reading, Unknown
 
 T = TypeVar("T")
 
@@ -22,6 +25,19 @@ NVIDIA_VENDOR = "0x10de"
 #: PCI classes of GPUs: VGA controllers and 3D controllers. The audio part of a GPU has the same vendor.
 DISPLAY_CLASSES = ("0x0300", "0x0302")
 MIB = 1024 * 1024
+#: 64-bit words that hold the kernel's most CPUs (8192) and NUMA nodes (1024). Not as many as there are now: numbers
+#: have holes where a CPU is offline, and a mask that is too short is cut off without a word.
+CPU_WORDS = 8192 // 64
+NODE_WORDS = 1024 // 64
+#: nvmlGpuTopologyLevel_t.
+LINKS = {
+    0: Link.BOARD,
+    10: Link.SWITCH,
+    20: Link.SWITCHES,
+    30: Link.HOST_BRIDGE,
+    40: Link.NODE,
+    50: Link.SYSTEM,
+}
 
 
 class NvmlFailed(Exception):
@@ -32,17 +48,27 @@ class GpuLost(Exception):
     """One GPU does not answer; the message is NVML's."""
 
 
-def read_inventory() -> Inventory:
-    """The GPUs of this host, in one of the three answers."""
+class GpuRefused(GpuLost):
+    """One GPU is not for this process, which is fenced off from it."""
+
+
+def read_inventory(*, with_peers: bool = False, proc: str = PROC, pci_devices: str = PCI_DEVICES) -> Inventory:
+    """The GPUs of this host, in one of the three answers.
+
+    What the GPUs are to each other is read `with_peers` only: it is several calls for every pair, and an agent, which
+    looks at the GPUs it was given, does not need it. All that concerns one GPU is a few calls more.
+    """
     if not library_is_present():
-        if nvidia_device_is_present():
+        if nvidia_device_is_present(pci_devices):
             return Unknown(f"this host has an NVIDIA device, but {LIBRARY} cannot be loaded")
         return NoGpus()
     try:
-        with Nvml() as nvml:
-            found = nvml.inventory()
+        with Nvml(proc=proc, pci_devices=pci_devices) as nvml:
+            found = nvml.inventory(with_peers=with_peers)
     except NvmlFailed as error:
         return Unknown(str(error))
+    if not found.gpus and any(gpu.refused for gpu in found.lost):
+        return Unknown(f"this process may use none of {len(found.lost)} GPUs: {found.lost[0].reason}")
     return found if found.gpus or found.lost else NoGpus()
 
 
@@ -73,10 +99,12 @@ def nvidia_device_is_present(devices: str = PCI_DEVICES) -> bool:
 class Nvml:
     """An initialised library; a context manager. Raises NvmlFailed when it cannot be initialised."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, proc: str = PROC, pci_devices: str = PCI_DEVICES) -> None:
         import pynvml
 
         self._lib: ModuleType = pynvml
+        self._proc = proc
+        self._pci_devices = pci_devices
         self._whole(pynvml.nvmlInit)
 
     def __enter__(self) -> Nvml:
@@ -89,17 +117,20 @@ class Nvml:
         with suppress(self._lib.NVMLError):  # a driver that went away has nothing left to shut down
             self._lib.nvmlShutdown()
 
-    def inventory(self) -> Gpus:
+    def inventory(self, *, with_peers: bool = False) -> Gpus:
         """All GPUs by index; one that fails is among the lost and costs the others nothing."""
         lib = self._lib
-        gpus, lost = [], []
+        capabilities = Capabilities(self._proc)
+        found: list[tuple[Gpu, Any]] = []
+        lost = []
         for index in range(self._whole(lib.nvmlDeviceGetCount)):
             try:
-                gpus.append(self._gpu(index))
+                handle = self._one(lib.nvmlDeviceGetHandleByIndex, index)
+                found.append((self._gpu(index, handle, capabilities), handle))
             except GpuLost as error:
-                lost.append(LostGpu(index=index, reason=str(error)))
+                lost.append(LostGpu(index=index, reason=str(error), refused=isinstance(error, GpuRefused)))
         return Gpus(
-            gpus=tuple(gpus),
+            gpus=self._introduced(found) if with_peers else tuple(gpu for gpu, _ in found),
             lost=tuple(lost),
             driver_version=_text(self._whole(lib.nvmlSystemGetDriverVersion)),
             cuda_version=_cuda_version(self._or(0, lib.nvmlSystemGetCudaDriverVersion)),
@@ -122,24 +153,36 @@ class Nvml:
             temperature_celsius=None if temperature is None else float(temperature),
         )
 
-    def _gpu(self, index: int) -> Gpu:
+    def _gpu(self, index: int, handle: Any, capabilities: Capabilities) -> Gpu:
         lib = self._lib
-        handle = self._one(lib.nvmlDeviceGetHandleByIndex, index)
         mig_mode, _ = self._or((0, 0), lib.nvmlDeviceGetMigMode, handle)
-        numa = self._or(None, lib.nvmlDeviceGetNumaNodeId, handle)
+        minor = self._or(index, lib.nvmlDeviceGetMinorNumber, handle)
+        bus_id = _text(self._one(lib.nvmlDeviceGetPciInfo, handle).busId)
         return Gpu(
             index=index,
             uuid=_text(self._one(lib.nvmlDeviceGetUUID, handle)),
             name=_text(self._one(lib.nvmlDeviceGetName, handle)),
-            bus_id=_text(self._one(lib.nvmlDeviceGetPciInfo, handle).busId),
-            minor=self._or(index, lib.nvmlDeviceGetMinorNumber, handle),
+            bus_id=bus_id,
+            minor=minor,
             memory_total_mib=self._memory(handle).total // MIB,
-            numa=numa,
+            numa=self._numa(handle, bus_id),
+            cpus=cpu_list(numbers_in(self._or((), lib.nvmlDeviceGetCpuAffinity, handle, CPU_WORDS))),
             mig_enabled=mig_mode == 1,
-            mig=self._instances(handle) if mig_mode == 1 else (),
+            mig=self._instances(handle, minor, capabilities) if mig_mode == 1 else (),
         )
 
-    def _instances(self, gpu: Any) -> tuple[MigInstance, ...]:
+    def _numa(self, gpu: Any, bus_id: str) -> int | None:
+        """The host's node next to a GPU; None where that is several.
+
+        `nvmlDeviceGetNumaNodeId` is another question: the node that the memory of a GPU is, where it is one.
+        """
+        lib = self._lib
+        nodes = numbers_in(self._or((), lib.nvmlDeviceGetMemoryAffinity, gpu, NODE_WORDS, lib.NVML_AFFINITY_SCOPE_NODE))
+        if not nodes:
+            return numa_node_of(bus_id, self._pci_devices)
+        return nodes[0] if len(nodes) == 1 else None
+
+    def _instances(self, gpu: Any, minor: int, capabilities: Capabilities) -> tuple[MigInstance, ...]:
         """The MIG devices of a GPU. Their numbers have holes where an instance was destroyed."""
         lib = self._lib
         found = []
@@ -147,17 +190,69 @@ class Nvml:
             handle = self._or(None, lib.nvmlDeviceGetMigDeviceHandleByIndex, gpu, index)
             if handle is None:
                 continue
-            found.append(
-                MigInstance(
-                    index=index,
-                    uuid=_text(self._one(lib.nvmlDeviceGetUUID, handle)),
-                    profile=_profile(_text(self._or("", lib.nvmlDeviceGetName, handle))),
-                    gi=self._one(lib.nvmlDeviceGetGpuInstanceId, handle),
-                    ci=self._one(lib.nvmlDeviceGetComputeInstanceId, handle),
-                    memory_total_mib=self._memory(handle).total // MIB,
-                )
-            )
+            try:
+                found.append(self._instance(index, handle, minor, capabilities))
+            except GpuLost as error:  # destroyed since, or somebody else's: that is nothing about the GPU
+                if not isinstance(error.__cause__, (lib.NVMLError_NotFound, lib.NVMLError_NoPermission)):
+                    raise
         return tuple(found)
+
+    def _instance(self, index: int, handle: Any, minor: int, capabilities: Capabilities) -> MigInstance:
+        lib = self._lib
+        gi = self._one(lib.nvmlDeviceGetGpuInstanceId, handle)
+        ci = self._one(lib.nvmlDeviceGetComputeInstanceId, handle)
+        return MigInstance(
+            index=index,
+            uuid=_text(self._one(lib.nvmlDeviceGetUUID, handle)),
+            profile=_profile(_text(self._or("", lib.nvmlDeviceGetName, handle))),
+            gi=gi,
+            ci=ci,
+            memory_total_mib=self._memory(handle).total // MIB,
+            nodes=capabilities.nodes(minor, gi, ci),
+        )
+
+    def _introduced(self, found: Sequence[tuple[Gpu, Any]]) -> tuple[Gpu, ...]:
+        """The GPUs with their peers; a pair that the driver cannot tell about is left out."""
+        peers: dict[str, dict[str, Link]] = {gpu.uuid: {} for gpu, _ in found}
+        buses = {gpu.uuid: self._linked_to(handle) for gpu, handle in found}
+        for (one, first), (other, second) in combinations(found, 2):
+            link = self._ancestor(first, second)
+            if self._nvlink_works(first, second) or other.bus_id in buses[one.uuid]:
+                link = Link.NVLINK
+            if link is not None:
+                peers[one.uuid][other.uuid] = peers[other.uuid][one.uuid] = link
+        return tuple(replace(gpu, peers=peers[gpu.uuid]) for gpu, _ in found)
+
+    def _nvlink_works(self, first: Any, second: Any) -> bool:
+        """Whether the pair can talk over NVLink, directly or through switches."""
+        lib = self._lib
+        status = self._about_peers(lib.nvmlDeviceGetP2PStatus, first, second, lib.NVML_P2P_CAPS_INDEX_NVLINK)
+        return bool(status == lib.NVML_P2P_STATUS_OK)
+
+    def _linked_to(self, gpu: Any) -> frozenset[str]:
+        """Bus ids at the other ends of a GPU's active NVLinks: those of GPUs, unless there are switches between."""
+        lib = self._lib
+        buses = set()
+        for number in range(lib.NVML_NVLINK_MAX_LINKS):
+            active = self._about_peers(lib.nvmlDeviceGetNvLinkState, gpu, number)
+            if active is None:  # there are no further ones
+                break
+            remote = self._about_peers(lib.nvmlDeviceGetNvLinkRemotePciInfo, gpu, number) if active else None
+            if remote is not None:
+                buses.add(_text(remote.busId))
+        return frozenset(buses)
+
+    def _ancestor(self, first: Any, second: Any) -> Link | None:
+        """How the pair is connected by PCIe."""
+        level = self._about_peers(self._lib.nvmlDeviceGetTopologyCommonAncestor, first, second)
+        return None if level is None else LINKS.get(level)
+
+    def _about_peers(self, call: Callable[..., Any], *arguments: Any) -> Any:
+        """A call about a pair of GPUs, whose failure costs neither of them, even if one has been lost meanwhile."""
+        try:
+            return self._or(None, call, *arguments)
+        except GpuLost:
+            return None
 
     def _memory(self, handle: Any) -> Any:
         """Version 2 tells what the driver reserves from what is used; old drivers have only version 1."""
@@ -179,6 +274,8 @@ class Nvml:
             return call(*arguments)
         except (lib.NVMLError_Uninitialized, lib.NVMLError_DriverNotLoaded) as error:
             raise NvmlFailed(f"NVML: {error}") from error
+        except lib.NVMLError_NoPermission as error:
+            raise GpuRefused(f"NVML: {error}") from error
         except lib.NVMLError as error:
             raise GpuLost(f"NVML: {error}") from error
 
@@ -193,6 +290,33 @@ class Nvml:
             if isinstance(error, lib.NVMLError_GpuIsLost):
                 raise GpuLost(f"NVML: {error}") from error
             return default
+
+
+def numa_node_of(bus_id: str, devices: str = PCI_DEVICES) -> int | None:
+    """The NUMA node that the kernel knows of a PCI device; NVML writes its domain with more digits."""
+    domain, _, rest = bus_id.lower().partition(":")
+    try:
+        node = int(_line(os.path.join(devices, f"{int(domain, 16):04x}:{rest}", "numa_node")))
+    except ValueError:
+        return None
+    return node if node >= 0 else None
+
+
+def numbers_in(words: Iterable[int]) -> list[int]:
+    """The bits that are set in a mask of 64-bit words, the lowest word first."""
+    mask = sum(word << 64 * position for position, word in enumerate(words))
+    return [number for number in range(mask.bit_length()) if mask >> number & 1]
+
+
+def cpu_list(numbers: Sequence[int]) -> str:
+    """Ascending numbers as the kernel writes a list of CPUs: `0-55,112-167`."""
+    ranges: list[list[int]] = []
+    for number in numbers:
+        if ranges and number == ranges[-1][1] + 1:
+            ranges[-1][1] = number
+        else:
+            ranges.append([number, number])
+    return ",".join(f"{first}-{last}" if last > first else str(first) for first, last in ranges)
 
 
 def _text(value: str | bytes) -> str:

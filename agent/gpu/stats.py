@@ -102,9 +102,10 @@ class GpuSampler:
 def visible_devices(inventory: Gpus, visible: str | None) -> tuple[Device, ...]:
     """The devices that CUDA_VISIBLE_DEVICES names, in its order; all GPUs where it is not set.
 
-    A GPU in MIG mode stands for its instances, since CUDA programs see these.
+    A GPU in MIG mode stands for its instances, since CUDA programs see these. A GPU that this process may not use is
+    none that its tasks could see, so it is not among them; one that is lost keeps its place.
     """
-    lost = {gpu.index: Device(label=str(gpu.index), uuid="") for gpu in inventory.lost}
+    lost = {gpu.index: Device(label=str(gpu.index), uuid="") for gpu in inventory.lost if not gpu.refused}
     whole = {gpu.index: Device(label=str(gpu.index), uuid=gpu.uuid) for gpu in inventory.gpus} | lost
     parts = {
         gpu.index: tuple(Device(label=f"{gpu.index}:{part.index}", uuid=part.uuid) for part in gpu.mig)

@@ -145,7 +145,8 @@ def _look_up(device: str, inventory: Gpus) -> str:
     index, _, instance = device.partition(":")
     lost = next((gpu for gpu in inventory.lost if gpu.index == int(index)), None)
     if lost:
-        raise GpuSpecError(f"--gpus: GPU {index} does not answer ({lost.reason})")
+        wrong = "is not for this process" if lost.refused else "does not answer"
+        raise GpuSpecError(f"--gpus: GPU {index} {wrong} ({lost.reason})")
     gpu = inventory.by_index(int(index))
     if gpu is None:
         raise GpuSpecError(f"--gpus: this host has no GPU {index}", hint=_present(inventory))

@@ -15,12 +15,14 @@ import pytest
 from support.fake_nvml import CONFIGS, variables
 
 ROOT = Path(__file__).parent.parent.parent
+#: Asked with the options of `read_inventory` as JSON, where there are any.
 INVENTORY = """
-import json
-from agent.gpu.fake import inventory_to_json
+import json, sys
+from agent.gpu.wire import inventory_to_json
 from agent.gpu.nvml import read_inventory
-print(json.dumps(inventory_to_json(read_inventory())))
+print(json.dumps(inventory_to_json(read_inventory(**json.loads((sys.argv + ["{}"])[1])))))
 """
+WITH_PEERS = json.dumps({"with_peers": True})
 #: Takes a sample, says so, and takes the next one for every line on standard input.
 SAMPLER = """
 import json, logging, sys
@@ -50,6 +52,106 @@ def test_gpus_are_described() -> None:
     assert gpu["name"] == "NVIDIA H100 80GB HBM3"
     assert gpu["uuid"].startswith("GPU-")
     assert (gpu["memory_total_mib"], gpu["numa"], gpu["minor"], gpu["mig"]) == (81559, 1, 4, [])
+    assert gpu["cpus"] == "56-111,168-223"
+    assert gpu["peers"] == {}
+
+
+def describe(folder: Path, text: str) -> Path:
+    """A description of GPUs, put in place as a whole."""
+    fresh = folder / "new"
+    fresh.write_text(text)
+    return fresh.rename(folder / "gpus.conf")
+
+
+def links_of(found: Any) -> dict[str, str]:
+    """The links of an inventory by pairs of indexes, which both sides have to agree on."""
+    index = {gpu["uuid"]: gpu["index"] for gpu in found["gpus"]}
+    links = {(gpu["index"], index[peer]): link for gpu in found["gpus"] for peer, link in gpu["peers"].items()}
+    assert all(links[other, one] == link for (one, other), link in links.items())
+    return {f"{one}-{other}": link for (one, other), link in links.items() if one < other}
+
+
+def test_gpus_behind_nvlink_switches_all_reach_each_other_by_nvlink() -> None:
+    links = links_of(ask(INVENTORY, CONFIGS / "8xh100.conf", WITH_PEERS))
+    assert len(links) == 28
+    assert set(links.values()) == {"nvlink"}
+
+
+def test_peers_are_told_by_bridge_switch_and_socket() -> None:
+    assert links_of(ask(INVENTORY, CONFIGS / "4xa100-mixed.conf", WITH_PEERS)) == {
+        "0-1": "switch",
+        **dict.fromkeys(("0-2", "0-3", "1-2", "1-3"), "system"),
+        "2-3": "nvlink",
+    }
+
+
+def test_bridge_is_seen_at_the_links_where_the_driver_does_not_compare_pairs(tmp_path: Path) -> None:
+    text = (CONFIGS / "4xa100-mixed.conf").read_text() + "[gpu 0-3]\nerror.nvmlDeviceGetP2PStatus = 13\n"
+    links = links_of(ask(INVENTORY, describe(tmp_path, text), WITH_PEERS))
+    assert [pair for pair, link in links.items() if link == "nvlink"] == ["2-3"]
+
+
+def test_every_level_of_the_pcie_tree_has_a_word(tmp_path: Path) -> None:
+    levels = "".join(f"topo.{position} = {level}\n" for position, level in enumerate((0, 10, 20, 30, 40, 50, 60), 1))
+    found = ask(INVENTORY, describe(tmp_path, f"[gpu 0-7]\n[gpu 0]\n{levels}"), WITH_PEERS)
+    assert list(found["gpus"][0]["peers"].values()) == [
+        *("board", "switch", "switches", "host_bridge", "node", "system"),
+    ]
+
+
+def test_pair_that_the_driver_cannot_tell_about_is_left_out(tmp_path: Path) -> None:
+    text = "[gpu 0-2]\n[gpu 2]\nerror.nvmlDeviceGetTopologyCommonAncestor = 15\n"
+    found = ask(INVENTORY, describe(tmp_path, text), WITH_PEERS)
+    assert links_of(found) == {"0-1": "node"}
+    assert found["lost"] == []
+
+
+def test_node_of_a_gpus_own_memory_is_not_taken_for_the_hosts(tmp_path: Path) -> None:
+    assert ask(INVENTORY, describe(tmp_path, "[gpu 0]\nnuma = 0\nnuma_node_id = 2\n"))["gpus"][0]["numa"] == 0
+
+
+@pytest.mark.parametrize(
+    ("affinity", "numa"), [("memory_nodes = 0-1", None), ("memory_nodes = none", 3), ("", 3), ("memory_nodes = 70", 70)]
+)
+def test_numa_node_is_the_only_one_next_to_the_gpu_or_what_the_kernel_says(
+    affinity: str, numa: int | None, tmp_path: Path
+) -> None:
+    device = tmp_path / "pci" / "0000:1b:00.0"
+    device.mkdir(parents=True)
+    (device / "numa_node").write_text("3\n")
+    config = describe(tmp_path, f"[gpu 0]\nbus_id = 00000000:1B:00.0\n{affinity}\n")
+    options = json.dumps({"pci_devices": str(tmp_path / "pci")})
+    assert ask(INVENTORY, config, options)["gpus"][0]["numa"] == numa
+
+
+def test_calls_that_a_driver_lacks_cost_their_fields_only(tmp_path: Path) -> None:
+    lacking = ("CpuAffinity", "MemoryAffinity", "MinorNumber", "MigMode", "P2PStatus", "TopologyCommonAncestor")
+    text = "[gpu 0-1]\ncpus = 0-7\nnuma = 1\n" + "".join(f"error.nvmlDeviceGet{call} = 13\n" for call in lacking)
+    options = json.dumps({"with_peers": True, "pci_devices": str(tmp_path)})
+    found = ask(INVENTORY, describe(tmp_path, text), options)
+    assert found["lost"] == []
+    assert [(gpu["cpus"], gpu["numa"], gpu["peers"]) for gpu in found["gpus"]] == [("", None, {})] * 2
+
+
+def test_gpus_of_a_small_host_are_next_to_its_two_cpus() -> None:
+    found = ask(INVENTORY, CONFIGS / "small-host.conf", WITH_PEERS)
+    assert [(gpu["cpus"], gpu["numa"]) for gpu in found["gpus"]] == [("0", 0)] * 4 + [("1", 0)] * 4
+
+
+def test_gpus_of_others_are_refused_and_not_lost() -> None:
+    found = ask(INVENTORY, CONFIGS / "fenced.conf", WITH_PEERS)
+    assert [gpu["index"] for gpu in found["gpus"]] == [1]
+    assert [(gpu["index"], gpu["refused"]) for gpu in found["lost"]] == [(0, True), (2, True), (3, True)]
+    assert "Insufficient Permissions" in found["lost"][0]["reason"]
+
+
+def test_process_that_may_use_no_gpu_does_not_know_the_host_to_have_none(tmp_path: Path) -> None:
+    found = ask(INVENTORY, describe(tmp_path, "[gpu 0-7]\nerror = 4\n"))
+    assert found["unknown"] == "this process may use none of 8 GPUs: NVML: Insufficient Permissions"
+
+
+def test_stats_of_a_fenced_process_are_those_of_its_own_gpu() -> None:
+    assert ask(SAMPLER, CONFIGS / "fenced.conf", "{}")["gpu_temperature"] == [35]
 
 
 def test_mig_instances_are_described_under_their_gpu() -> None:
@@ -61,6 +163,22 @@ def test_mig_instances_are_described_under_their_gpu() -> None:
     assert not second["mig_enabled"]
 
 
+def test_capability_nodes_of_mig_instances_are_read_from_the_driver(tmp_path: Path) -> None:
+    (tmp_path / "driver" / "nvidia-caps").mkdir(parents=True)
+    (tmp_path / "driver" / "nvidia-caps" / "mig-minors").write_text("gpu0/gi7/access 66\ngpu0/gi7/ci0/access 67\n")
+    found = ask(INVENTORY, CONFIGS / "2xa100-mig.conf", json.dumps({"proc": str(tmp_path)}))
+    nodes = [part["nodes"] for part in found["gpus"][0]["mig"]]
+    assert nodes == [["/dev/nvidia-caps/nvidia-cap66", "/dev/nvidia-caps/nvidia-cap67"], *[[]] * 6]
+
+
+@pytest.mark.parametrize("error", [4, 6])
+def test_instance_that_is_gone_or_somebody_elses_costs_its_gpu_nothing(error: int, tmp_path: Path) -> None:
+    text = (CONFIGS / "2xa100-mig.conf").read_text() + f"[mig 0 3]\nerror.nvmlDeviceGetUUID = {error}\n"
+    found = ask(INVENTORY, describe(tmp_path, text))
+    assert [part["index"] for part in found["gpus"][0]["mig"]] == [0, 1, 2, 4, 5, 6]
+    assert found["lost"] == []
+
+
 def test_lost_gpu_is_reported_and_the_others_are_kept() -> None:
     found = ask(INVENTORY, CONFIGS / "lost.conf")
     assert [gpu["index"] for gpu in found["gpus"]] == [0, 2, 3]
@@ -69,7 +187,7 @@ def test_lost_gpu_is_reported_and_the_others_are_kept() -> None:
 
 
 def test_driver_that_finds_nothing_means_no_gpus() -> None:
-    assert ask(INVENTORY, CONFIGS / "none.conf") == {"gpus": []}
+    assert ask(INVENTORY, CONFIGS / "none.conf") == {"version": 1, "gpus": []}
 
 
 @pytest.mark.parametrize("config", ["no-driver.conf", "missing.conf"])
@@ -110,14 +228,7 @@ def test_lost_gpu_and_broken_sensor_read_as_zero_at_their_place() -> None:
 
 
 def test_gpu_that_is_lost_and_returns_is_logged_once_each(tmp_path: Path) -> None:
-    config = tmp_path / "gpus.conf"
-
-    def describe(text: str) -> None:
-        fresh = tmp_path / "new"
-        fresh.write_text(text)
-        fresh.rename(config)
-
-    describe("[gpu 0-1]\n")
+    config = describe(tmp_path, "[gpu 0-1]\n")
     command = [sys.executable, "-c", SAMPLER, "{}"]
     with subprocess.Popen(
         command,
@@ -140,10 +251,10 @@ def test_gpu_that_is_lost_and_returns_is_logged_once_each(tmp_path: Path) -> Non
             return json.loads(process.stdout.readline())
 
         process.stdout.readline()
-        describe("[gpu 0-1]\n[gpu 1]\nerror = 15\n")
+        describe(tmp_path, "[gpu 0-1]\n[gpu 1]\nerror = 15\n")
         assert sample()["gpu_temperature"] == [35, 0]
         assert sample()["gpu_temperature"] == [35, 0]
-        describe("[gpu 0-1]\ntemperature = 50\n")
+        describe(tmp_path, "[gpu 0-1]\ntemperature = 50\n")
         assert sample()["gpu_temperature"] == [50, 50]
         process.stdin.close()
         said = process.stderr.read().splitlines()

@@ -18,9 +18,9 @@ from agent.cli.records import LiveAgent, live_agents
 from agent.cli.status import status_lines
 from agent.cli.stop import choose
 from agent.config.schema import Settings
-from agent.gpu.fake import inventory_from_json
 from agent.gpu.model import Inventory
 from agent.gpu.visible import parse_visibility
+from agent.gpu.wire import inventory_from_json
 from agent.models import WorkerSetup
 from agent.process.procfs import start_ticks_of
 

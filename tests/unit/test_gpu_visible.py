@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from agent.errors import GpuSpecError
-from agent.gpu.fake import inventory_from_json
 from agent.gpu.visible import check, parse_visibility
+from agent.gpu.wire import inventory_from_json
 
 ORDER = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
 TWO_GPUS = inventory_from_json(

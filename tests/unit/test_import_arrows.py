@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).parent.parent.parent
 
 #: What everything in the agent may use; these import nothing of ours but each other.
-COMMON = {"models", "states", "errors", "logs", "files"}
+COMMON = {"models", "states", "errors", "logs", "journal", "files", "hours"}
 
 #: Who may import whom, besides itself and COMMON. A room that is missing here fails the test below.
 ARROWS: dict[str, set[str]] = {
@@ -33,7 +33,12 @@ ARROWS: dict[str, set[str]] = {
     "errors": set(),
     "logs": set(),
     "files": set(),
+    "journal": set(),
+    "hours": set(),
 }
+
+#: What the generator may use of the agent: its GPUs, and nothing above them.
+FOR_THE_GENERATOR = {"gpu", "config", "errors", "files", "hours"}
 
 #: Heavy to import: an idle daemon and an executor that is started per task must do without.
 HEAVY = {
@@ -102,19 +107,37 @@ def test_arrows_have_no_cycle() -> None:
         visit(room, ())
 
 
-def test_server_and_agent_know_nothing_of_each_other() -> None:
-    for package, other in (("apiserver", "agent"), ("agent", "apiserver")):
-        for file in _modules(package):
-            assert other not in {name.split(".")[0] for name in _imports(file)}, file
+@pytest.mark.parametrize(
+    ("package", "others"),
+    [
+        ("apiserver", {"agent", "supervisor_gen"}),
+        ("agent", {"apiserver", "supervisor_gen"}),
+        ("supervisor_gen", {"apiserver"}),
+    ],
+)
+def test_packages_know_nothing_of_each_other(package: str, others: set[str]) -> None:
+    for file in _modules(package):
+        assert not others & {name.split(".")[0] for name in _imports(file)}, file
+
+
+def test_generator_uses_the_gpus_of_the_agent_and_nothing_above_them() -> None:
+    for file in _modules("supervisor_gen"):
+        assert _rooms_used(file) <= FOR_THE_GENERATOR, file
+        of_config = {name for name in _imports(file) if name.startswith("agent.config.")}
+        assert {name.split(".")[2] for name in of_config} <= {"hocon"}, file
 
 
 def test_only_one_module_imports_the_gpu_binding() -> None:
-    users = {file.name for file in _modules("agent") if "pynvml" in {name.split(".")[0] for name in _imports(file)}}
+    users = {
+        file.name
+        for file in [*_modules("agent"), *_modules("supervisor_gen")]
+        if "pynvml" in {name.split(".")[0] for name in _imports(file)}
+    }
     assert users <= {"nvml.py"}
 
 
 def test_product_imports_nothing_of_demo_benchmarks_and_tests() -> None:
-    for package in ("agent", "apiserver"):
+    for package in ("agent", "apiserver", "supervisor_gen"):
         for file in _modules(package):
             assert not {name.split(".")[0] for name in _imports(file)} & {"demo", "benchmarks", "support", "tests"}, (
                 file
