@@ -97,19 +97,17 @@ def set_up_logging(
     secrets: Iterable[str] = (),
     program: str = "",
     stream: TextIO | None = None,
+    journal_stream: str = "",
 ) -> Redactor:
     """Send everything that is logged in this process to stderr (or `stream`), without `secrets`.
 
-    With a `program` the lines are a command's: its name, the level, the message. Warnings of Python and exceptions that
-    nobody caught, in any thread, go the same way. Replaces what an earlier call set up. The returned redactor is for
-    other ways out of the process; `current_redactor` gives it again.
+    With a `program` the lines are a command's: its name, the level, the message. `journal_stream` is what systemd has
+    set JOURNAL_STREAM to: if that is our standard error, records go to the journal with fields of their own. Warnings
+    of Python and exceptions that nobody caught, in any thread, go the same way. Replaces what an earlier call set up.
+    The returned redactor is for other ways out of the process; `current_redactor` gives it again.
     """
     redactor = Redactor(secrets)
-    handler = logging.StreamHandler(stream or sys.stderr)
-    if json_lines:
-        handler.setFormatter(JsonFormatter(redactor))
-    else:
-        handler.setFormatter(CommandFormatter(redactor, program) if program else TextFormatter(redactor))
+    handler = _handler(redactor, json_lines, program, stream, journal_stream)
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level_for(level))
@@ -117,6 +115,31 @@ def set_up_logging(
     sys.excepthook = _log_uncaught
     threading.excepthook = _log_uncaught_in_thread
     return redactor
+
+
+def _handler(
+    redactor: Redactor, json_lines: bool, program: str, stream: TextIO | None, journal_stream: str
+) -> logging.Handler:
+    if journal_stream and not json_lines and stream is None:
+        from agent import journal
+
+        if journal.is_stderr(journal_stream):
+            found = journal.JournalHandler(redactor)
+            found.setFormatter(TextFormatter(redactor))  # for `current_redactor`
+            return found
+    handler = logging.StreamHandler(stream or sys.stderr)
+    if json_lines:
+        handler.setFormatter(JsonFormatter(redactor))
+    else:
+        handler.setFormatter(CommandFormatter(redactor, program) if program else TextFormatter(redactor))
+    return handler
+
+
+def name_worker(worker: str) -> None:
+    """From here on this process logs as that worker, where the log has a place for it."""
+    for handler in logging.getLogger().handlers:
+        if hasattr(handler, "worker"):
+            handler.worker = worker
 
 
 def current_redactor() -> Redactor:

@@ -7,6 +7,7 @@ that parsing took (click, pyhocon) stays in the memory of a process that lives f
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -111,7 +112,7 @@ def command(
     """Take tasks from queues and run them, until told to stop.
 
     SIGTERM leaves a running task running, for the next agent of the same worker id to adopt; SIGINT (Ctrl-C, --stop)
-    ends it.
+    ends it; SIGUSR1 lets it finish, takes no other, then leaves.
     """
     if sum((foreground, detached, bool(stop), status)) > 1:
         raise UsageError("--foreground, --detached, --stop and --status exclude each other")
@@ -147,6 +148,7 @@ def command(
 
 def _start(settings: Settings, wishes: Wishes, *, is_detached: bool) -> int:
     task_umask = os.umask(0o077)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})  # a request to drain waits until the daemon listens
     visibility = resolve_gpus(wishes.gpus, cpu_only=wishes.cpu_only, env=os.environ, inventory=read_inventory)
     setup = replace(worker_setup(settings, wishes, visibility), task_umask=task_umask)
     environment = environment_for(settings, visibility, os.environ)

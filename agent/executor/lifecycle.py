@@ -98,6 +98,12 @@ def note_launch(run_dir: str) -> None:
     write_json(f"{run_dir}/launch.json", {"pid": pid, "start_ticks": start_ticks_of(pid)})
 
 
+def note_stop(run_dir: str) -> None:
+    """Say that we were asked to stop: a daemon that was told to leave at the same time stays to see our end."""
+    with contextlib.suppress(OSError):
+        os.close(os.open(f"{run_dir}/stopping", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+
+
 def note_process(pid: int, command: Command, workspace: Workspace) -> None:
     """Write down who the user's process is, while it waits for its program."""
     write_json(
@@ -189,7 +195,7 @@ def main(run_dir: str) -> int:
     os.umask(0o077)
     run_dir = os.path.abspath(run_dir)
     phases = Phases()
-    with StopSignal() as stop:
+    with StopSignal(lambda: note_stop(run_dir)) as stop:
         note_launch(run_dir)
         try:
             outcome = run_task(run_dir, stop, phases)

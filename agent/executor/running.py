@@ -50,7 +50,11 @@ class Command:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exit:
-    """How the user's process ended: exactly one of `code` and `signal` is set. `stopped`: it was asked to."""
+    """How the user's process ended: exactly one of `code` and `signal` is set. `stopped`: it was asked to.
+
+    That includes a process which TERM has ended before we could pass ours on: who kills a whole control group or host
+    asks everybody at once.
+    """
 
     code: int | None
     signal: int | None
@@ -143,7 +147,8 @@ class _Watch:
             self._attend(ready, time.monotonic(), settled=listening and self._pipe not in ready)
         self._console.output(self._folder.close())
         code, number = child.exit_of(self._status or 0)
-        return Exit(code=code, signal=number, stopped=self._stopping)
+        ended_with_us = number == signal.SIGTERM and self._stop.requested
+        return Exit(code=code, signal=number, stopped=self._stopping or ended_with_us)
 
     def _attend(self, ready: set[int], now: float, *, settled: bool) -> None:
         if self._stop.fileno() in ready:

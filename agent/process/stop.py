@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import select
 import signal
+from collections.abc import Callable
 from types import FrameType, TracebackType
 
 
@@ -18,10 +19,14 @@ class StopRequested(Exception):
 
 
 class StopSignal:
-    """SIGTERM and SIGINT as a flag plus a descriptor to poll; a second request changes nothing."""
+    """SIGTERM and SIGINT as a flag plus a descriptor to poll; a second request changes nothing.
 
-    def __init__(self) -> None:
+    `tell` is called as the first reaction to the first request, wherever this process happens to be; it must not raise.
+    """
+
+    def __init__(self, tell: Callable[[], None] | None = None) -> None:
         self.requested = False
+        self._tell = tell
         self._reading, self._writing = os.pipe()
         os.set_blocking(self._reading, False)
         os.set_blocking(self._writing, False)
@@ -42,7 +47,9 @@ class StopSignal:
         os.close(self._writing)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self.requested = True
+        is_first, self.requested = not self.requested, True
+        if is_first and self._tell is not None:
+            self._tell()
 
     def fileno(self) -> int:
         """Readable when a signal has arrived; read it empty with `clear`."""

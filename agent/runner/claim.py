@@ -25,7 +25,7 @@ from agent.api.server import Features
 from agent.errors import ApiError, ReplyLost, ServerUnreachable
 from agent.models import Task
 from agent.runner.outcome import signature
-from agent.runner.rundir import Claim, RunDirectory, Runs
+from agent.runner.rundir import Claim, RunDirectory, Runs, about
 from agent.states import RunPhase, TaskStatus
 
 log = logging.getLogger(__name__)
@@ -205,11 +205,11 @@ async def confirm(api: AsyncClient, run: RunDirectory, claim: Claim) -> Claimed 
     try:
         task = await api.send_until_answered(tasks.get_by_id(claim.task))
     except ApiError as error:
-        log.warning("task %s was popped but cannot be read: %s", claim.task, error.message)
+        log.warning("task %s was popped but cannot be read: %s", claim.task, error.message, extra=about(claim))
         run.remove()
         return None
     if task.status is not TaskStatus.QUEUED:
-        log.info("task %s is %s, not queued: left alone", claim.task, task.status.value)
+        log.info("task %s is %s, not queued: left alone", claim.task, task.status.value, extra=about(claim))
         run.remove()
         return None
     run.write_task(task)
@@ -225,7 +225,13 @@ async def give_back(api: AsyncClient, run: RunDirectory, claim: Claim, *, reason
         await api.send_until_answered(tasks.enqueue(claim.task, claim.queue, reason=reason, force=force))
     except ApiError as error:
         if not error.is_(400, ALREADY_IN_QUEUE):  # the reply to a first attempt was lost
-            log.warning("task %s could not be put back into queue %s: %s", claim.task, claim.queue_name, error.message)
+            log.warning(
+                "task %s could not be put back into queue %s: %s",
+                claim.task,
+                claim.queue_name,
+                error.message,
+                extra=about(claim),
+            )
         if error.is_(400, UNKNOWN_QUEUE):
             await _stop_homeless(api, claim)
     with contextlib.suppress(ApiError):
@@ -238,4 +244,4 @@ async def _stop_homeless(api: AsyncClient, claim: Claim) -> None:
     try:
         await api.send_until_answered(tasks.stopped(claim.task, reason=reason, message=signature(claim.worker)))
     except ApiError as error:
-        log.warning("%s", error.message)
+        log.warning("%s", error.message, extra=about(claim))

@@ -29,7 +29,7 @@ from agent.runner.console import Console
 from agent.runner.log_stream import LogStream
 from agent.runner.machine import MachineSampler
 from agent.runner.outcome import StopCause, Verdict, final_call, is_of_another, signature, verdict_for
-from agent.runner.rundir import Claim, RunDirectory
+from agent.runner.rundir import Claim, RunDirectory, about
 from agent.runner.sampler import report_resources
 from agent.runner.writeback import send_back, write_back
 from agent.runtimes.base import Handle, Runtime
@@ -104,7 +104,7 @@ async def start_on_server(context: RunContext, claimed: Claimed) -> Claim | None
             if not await _may_start(context, claimed.claim, look):
                 raise ApiError("tasks.started", 400, 110, f"it is {look.status.value if look else 'gone'} by now")
     except ApiError as error:
-        log.info("task %s was not started: %s", task, error.message)
+        log.info("task %s was not started: %s", task, error.message, extra=about(claimed.claim))
         claimed.run.remove()
         return None
     return claimed.run.advance(claimed.claim, RunPhase.STARTED)
@@ -115,7 +115,7 @@ async def _took_effect(context: RunContext, claim: Claim, call: Call[Json]) -> b
     try:
         await context.api.send(call)
     except ServerUnreachable as error:
-        log.info("%s of task %s: %s", call.endpoint, claim.task, error.message)
+        log.info("%s of task %s: %s", call.endpoint, claim.task, error.message, extra=about(claim))
         return False
     except ApiError as error:
         if not error.is_server_fault:
@@ -179,7 +179,7 @@ def conclude(run: RunDirectory, claim: Claim) -> Verdict:
         claim.task,
         verdict.reason or verdict.notice,
         seconds,
-        extra={"action": "task_ended", "task": claim.task, "exit_code": verdict.exit_code},
+        extra={**about(claim, "task_ended"), "exit_code": verdict.exit_code},
     )
     return verdict
 
@@ -193,7 +193,7 @@ async def report(context: RunContext, claim: Claim, verdict: Verdict) -> None:
             while await _awaits_our_status(context, claim) and not await _took_effect(context, claim, call):
                 await asyncio.sleep(next(pauses))
         except ApiError as error:
-            log.error("the final status of task %s was refused: %s", claim.task, error.message)
+            log.error("the final status of task %s was refused: %s", claim.task, error.message, extra=about(claim))
     await context.announce(None, None)
 
 
@@ -208,7 +208,10 @@ async def _awaits_our_status(context: RunContext, claim: Claim) -> bool:
     if look is not None and look.status is TaskStatus.STOPPED and NON_RESPONSIVE in look.message:
         return True
     log.info(
-        "task %s is %s by now, and not by us: its status stands", claim.task, look.status.value if look else "gone"
+        "task %s is %s by now, and not by us: its status stands",
+        claim.task,
+        look.status.value if look else "gone",
+        extra=about(claim),
     )
     return False
 
@@ -222,7 +225,7 @@ async def _end_when_asked(context: RunContext, run: RunDirectory, claim: Claim, 
         )
         async with _beside(callback) as called, _beside(_set(context.end_task)) as told:
             await asyncio.wait((called, told), return_when=asyncio.FIRST_COMPLETED)
-    log.info("stopping task %s: %s", claim.task, cause.value, extra={"action": "stop", "task": claim.task})
+    log.info("stopping task %s: %s", claim.task, cause.value, extra=about(claim, "stop"))
     run.request_stop(cause.value)
     handle.stop()
     await asyncio.sleep(agent.stop_grace_seconds + EXECUTOR_GRACE_SECONDS)

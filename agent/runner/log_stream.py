@@ -67,7 +67,9 @@ class LogStream:
                 else:
                     await self._wait_for_output()
             except OSError as error:
-                log.warning("the console of task %s waits: %s", self._task, error, extra={"action": "ship"})
+                log.warning(
+                    "the console of task %s waits: %s", self._task, error, extra={"action": "ship", "task": self._task}
+                )
                 await asyncio.sleep(LONGEST_PAUSE_SECONDS)
 
     def _next(self) -> Range | None:
@@ -117,14 +119,26 @@ class LogStream:
         except (ServerUnreachable, CredentialsRefused) as error:
             if isinstance(error, CredentialsRefused) and self._finishing.is_set():
                 raise  # the agent is about to end for the same reason; the next one ships the rest
-            log.warning("the console of task %s waits: %s", self._task, error.message, extra={"action": "ship"})
+            log.warning(
+                "the console of task %s waits: %s",
+                self._task,
+                error.message,
+                extra={"action": "ship", "task": self._task},
+            )
             return False
         except ApiError as error:
             if error.is_server_fault:
-                log.warning("the console of task %s waits: %s", self._task, error.message, extra={"action": "ship"})
+                log.warning(
+                    "the console of task %s waits: %s",
+                    self._task,
+                    error.message,
+                    extra={"action": "ship", "task": self._task},
+                )
                 return False
             # The server will never take these (task deleted or published): they stay on this host's disk.
-            log.error("the server refuses console lines of task %s: %s", self._task, error.message)
+            log.error(
+                "the server refuses console lines of task %s: %s", self._task, error.message, extra={"task": self._task}
+            )
         return True
 
     async def _missing_of(self, batch: list[Json]) -> list[Json]:

@@ -18,6 +18,7 @@ queued again, or started by another agent is not ours any more, and of its forme
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from dataclasses import dataclass
 
@@ -29,8 +30,8 @@ from agent.runner import claim as claiming
 from agent.runner.claim import Source
 from agent.runner.lifecycle import RunContext, see_through
 from agent.runner.outcome import StopCause, is_of_another, signature
-from agent.runner.rundir import Claim, RunDirectory, Runs
-from agent.runtimes.base import Handle
+from agent.runner.rundir import Claim, RunDirectory, Runs, about
+from agent.runtimes.base import Handle, Runtime
 from agent.runtimes.host import kill_user_process
 from agent.states import RunPhase, TaskStatus
 
@@ -71,7 +72,7 @@ async def recover(context: RunContext, source: Source, runs: Runs) -> list[Unfin
 
 
 async def _settle(context: RunContext, source: Source, run: RunDirectory, claim: Claim) -> Unfinished | None:
-    log.info("found run %s in phase %s", run.path.name, claim.phase.value, extra={"action": "recover"})
+    log.info("found run %s in phase %s", run.path.name, claim.phase.value, extra=about(claim, "recover"))
     match claim.phase:
         case RunPhase.CLAIMING:
             if await _was_popped(context, source, claim):
@@ -85,7 +86,7 @@ async def _settle(context: RunContext, source: Source, run: RunDirectory, claim:
         case RunPhase.EXITED:
             return await _settle_ended(context, run, claim)
         case RunPhase.REPORTED:
-            run.remove()
+            await asyncio.to_thread(run.remove)
     return None
 
 
@@ -93,22 +94,22 @@ async def _settle_started(context: RunContext, run: RunDirectory, claim: Claim) 
     handle = await context.runtime.attach(run.path)
     task = run.read_task() or Task(id=claim.task)
     if handle is not None:
-        log.info("task %s still runs: adopted", claim.task, extra={"action": "adopt", "task": claim.task})
+        log.info("task %s still runs: adopted", claim.task, extra=about(claim, "adopt"))
         await context.announce(claim.task, claim.queue)
         return Unfinished(run=run, claim=claim, task=task, handle=handle)
     if run.read_outcome() is None:
         if run.read("launch") is None:
             return await _settle_unlaunched(context, run, claim, await _look(context, claim))
         if kill_user_process(run.path):
-            log.warning("ended what was left of task %s after its executor had died", claim.task)
+            log.warning("ended what was left of task %s after its executor had died", claim.task, extra=about(claim))
     return await _settle_ended(context, run, claim)
 
 
 async def _settle_ended(context: RunContext, run: RunDirectory, claim: Claim) -> Unfinished | None:
     look = await _look(context, claim)
     if not _is_our_run(look, context.worker):
-        log.warning("task %s has begun anew since: its former run is not reported", claim.task)
-        run.remove()
+        log.warning("task %s has begun anew since: its former run is not reported", claim.task, extra=about(claim))
+        await asyncio.to_thread(run.remove)
         return None
     return _ended(run, claim)
 
@@ -127,7 +128,7 @@ async def _look(context: RunContext, claim: Claim) -> StatusLook | None:
     try:
         return await context.api.send_until_answered(tasks.look(claim.task))
     except ApiError as error:
-        log.warning("%s", error.message)
+        log.warning("%s", error.message, extra=about(claim))
         return None
 
 
@@ -160,7 +161,7 @@ async def _settle_unlaunched(
         run.request_stop(StopCause.ABORT.value)
         return _ended(run, claim)
     if look == StatusLook(TaskStatus.IN_PROGRESS, signature(context.worker)):
-        log.warning("task %s was started but never launched: given back", claim.task, extra={"action": "give_back"})
+        log.warning("task %s was started but never launched: given back", claim.task, extra=about(claim, "give_back"))
         await claiming.give_back(context.api, run, claim, reason="given back by a restarted agent", force=True)
     else:
         run.remove()
@@ -170,4 +171,19 @@ async def _settle_unlaunched(
 async def finish(context: RunContext, one: Unfinished) -> None:
     """See an unfinished run through."""
     await see_through(context, one.run, one.claim, one.task, one.handle)
-    one.run.remove()
+    await asyncio.to_thread(one.run.remove)  # a workspace may have a hundred thousand files
+
+
+async def end_left_behind(runtime: Runtime, runs: Runs, *, worker: str, grace_seconds: float) -> None:
+    """End what a previous daemon left running, while the server is away; the next agent reports it."""
+    for run, claim in runs.of_worker(worker):
+        handle = await runtime.attach(run.path) if claim.phase is RunPhase.STARTED else None
+        if handle is None:
+            continue
+        log.info("stopping task %s: %s", claim.task, StopCause.SHUTDOWN.value, extra=about(claim, "stop"))
+        run.request_stop(StopCause.SHUTDOWN.value)
+        handle.stop()
+        try:
+            await asyncio.wait_for(handle.wait(), grace_seconds)
+        except TimeoutError:
+            handle.kill()

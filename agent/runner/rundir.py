@@ -6,6 +6,7 @@
     executor.lock    held by the executor for as long as it lives
     launch.json      pid and start time of the executor, written by itself first of all
     stop.json        why the run was asked to end
+    stopping         there once the executor was asked to end, by us or by anybody
     console/         segments with the output, and how far they were shipped
     environment.json, user.json, outcome.json    written by the executor
     workspace/       checkout and environment
@@ -48,6 +49,11 @@ class Claim:
     def from_json(cls, data: Json) -> Claim:
         known = {name: data[name] for name in cls.__dataclass_fields__ if name in data}
         return cls(**{**known, "phase": RunPhase(known["phase"])})
+
+
+def about(claim: Claim, action: str = "") -> Json:
+    """What a log record about the task of a claim carries (`extra=`)."""
+    return {"task": claim.task, "action": action} if action else {"task": claim.task}
 
 
 class RunDirectory:
@@ -105,6 +111,10 @@ class RunDirectory:
         """Note why the run is about to be stopped, for whoever reports its end. The first cause stays."""
         if self.read("stop") is None:
             write_json(self.path / "stop.json", {"cause": cause, "at_ms": int(time.time() * 1000)})
+
+    def is_stopping(self) -> bool:
+        """Whether the executor was asked to stop; it notes that before anything else."""
+        return (self.path / "stopping").exists()
 
     def ensure(self) -> None:
         """Have the directory, even if somebody has removed it under the run: its end has to be noted and reported."""

@@ -10,6 +10,7 @@ one), and what start-up left behind is given back to the kernel.
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
 import sys
@@ -43,22 +44,23 @@ def main(arguments: list[str]) -> int:
     from agent.errors import AgentError
     from agent.logs import set_up_logging
     from agent.runtimes.host import HostRuntime
-    from agent.worker.identity import take_identity
+    from agent.worker.service import Supervisor
     from agent.worker.worker import run_worker
 
     settings = Settings.from_json(setup.settings)
-    set_up_logging(level=setup.log_level, json_lines=setup.json_logs, secrets=secrets_of(settings))
+    set_up_logging(
+        level=setup.log_level,
+        json_lines=setup.json_logs,
+        secrets=secrets_of(settings),
+        journal_stream=os.environ.get("JOURNAL_STREAM", ""),
+    )
+    faulthandler.enable()  # a watchdog ends a process that hangs by SIGABRT: its log shall say where it hung
     log = logging.getLogger("agent.worker")
     try:
-        identity = take_identity(Path(settings.agent.state_dir).expanduser(), settings.agent, setup)
-        try:
-            client = open_client(settings.api, name=settings.agent.worker_name)
-            trim()
-            asyncio.run(
-                run_worker(setup, settings, identity, client, HostRuntime(), gpus=_gpu_sampler(setup, settings))
-            )
-        finally:
-            identity.release()
+        client = open_client(settings.api, name=settings.agent.worker_name)
+        supervisor, gpus = Supervisor.from_environ(os.environ), _gpu_sampler(setup, settings)
+        trim()
+        asyncio.run(run_worker(setup, settings, client, HostRuntime(), supervisor=supervisor, gpus=gpus))
     except AgentError as error:
         log.error("%s", error, extra={"action": "failed"})
         return error.exit_code

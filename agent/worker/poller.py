@@ -11,12 +11,12 @@ import difflib
 import logging
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from agent.api import queues
 from agent.api.client import AsyncClient
 from agent.api.queues import Queue, Waiting
-from agent.errors import ApiError, ServerUnreachable, UnknownQueue
+from agent.errors import AgentError, ApiError, ServerUnreachable, UnknownQueue
 from agent.runner.claim import Claimed, Source, claim_task, claim_unnamed, first_listed, next_waiting
 from agent.runner.rundir import Runs
 
@@ -130,16 +130,22 @@ class Poller:
 
 class Outage:
     """Pauses between attempts while the server is away, and one line in the log per outage rather than one per
-    attempt.
+    attempt. `say` is told at each of them.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, say: Callable[[str], None] = lambda text: None) -> None:
+        self._say = say
         self._pause = 0.0
 
+    @property
+    def is_on(self) -> bool:
+        return self._pause > 0
+
     async def wait(self, error: ServerUnreachable | ApiError | OSError) -> None:
+        what = "this host" if isinstance(error, OSError) else "the server"
         if not self._pause:
-            what = "this host" if isinstance(error, OSError) else "the server"
             log.warning("waiting for %s: %s", what, error, extra={"action": "outage"})
+        self._say(f"waiting for {what}: {error.message if isinstance(error, AgentError) else error}")
         self._pause = min(max(FIRST_PAUSE_SECONDS, self._pause * 2), LONGEST_PAUSE_SECONDS)
         await asyncio.sleep(self._pause * random.uniform(0.7, 1.3))  # noqa: S311  # jitter, not a secret
 

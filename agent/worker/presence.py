@@ -20,6 +20,8 @@ log = logging.getLogger(__name__)
 
 FIRST_REPORT_SECONDS = 3.0
 READINGS_SECONDS = 20.0
+#: A tag of the worker on the server while it takes no further task.
+DRAINING = "draining"
 SHORTEST_INTERVAL_SECONDS = 0.1
 
 
@@ -58,6 +60,11 @@ class Presence:
     async def announce(self, task: str | None, queue: str | None) -> None:
         """Tell at once what the worker runs now."""
         self._task, self._queue = task, queue
+        await self._report(None)
+
+    async def tell_of_drain(self) -> None:
+        """Tell, from now on, that no further task is taken."""
+        self._tags = tuple(dict.fromkeys((*self._tags, DRAINING)))
         await self._report(None)
 
     async def run(self) -> None:

@@ -18,7 +18,8 @@ from agent.runner.claim import Source
 from agent.runner.rundir import Runs
 from agent.worker import poller as poller_module
 from agent.worker.poller import Outage, Poller, resolve_queues
-from agent.worker.worker import Stop, _next_task
+from agent.worker.signals import Stop
+from agent.worker.worker import _next_task
 
 QUEUES = [{"id": f"{n:032x}", "name": name} for n, name in enumerate(["default", "Train", "services"])]
 
@@ -131,11 +132,10 @@ def test_an_outage_is_over_as_soon_as_the_server_answers_with_or_without_a_task(
     )
 
     async def scenario() -> None:
-        stop = Stop(leave=asyncio.Event(), end_task=asyncio.Event())
         outage = Outage()
         outage._pause = 30.0
         context = SimpleNamespace(may_leave=asyncio.Event())
-        await _next_task(context, Runs(tmp_path), poller, stop, outage)  # type: ignore[arg-type]
+        await _next_task(SimpleNamespace(stop=Stop()), context, poller, outage)  # type: ignore[arg-type]
         assert outage._pause == 0.0
 
     with caplog.at_level("INFO"):

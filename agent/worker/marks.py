@@ -1,0 +1,106 @@
+"""What a daemon leaves on the disk for the next one of its worker id, beside the record of who holds the id.
+
+`<worker id>.failures` counts the starts in a row that came to nothing, `<worker id>.draining` says that the agent is to
+finish its task and go. Both carry the moment they were made, in seconds since boot, so that a clock that is set means
+nothing to them; a mark of an earlier boot does not count, because a boot is a new beginning.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from pathlib import Path
+
+from agent.files import read_json, write_json
+from agent.models import Json
+
+log = logging.getLogger(__name__)
+
+LONGEST_PAUSE_SECONDS = 300.0
+#: Who comes back later than this was not started again by a supervisor that keeps trying.
+FORGET_SECONDS = 3600.0
+#: A draining agent that left goes on draining if it is started again within this time (a restart). Whoever starts it
+#: later wants it to work.
+RESTART_SECONDS = 60.0
+
+
+class Mark:
+    """One file; a disk that cannot take it costs the mark, not the agent."""
+
+    def __init__(self, record: Path, kind: str) -> None:
+        self.path = record.with_suffix(f".{kind}")
+
+    def write(self, **values: int | float | None) -> None:
+        try:
+            write_json(self.path, {**values, "boot": _boot_id(), "at": _now()}, durable=True)
+        except OSError as error:
+            log.warning("%s cannot be written: %s", self.path, error)
+
+    def read(self) -> Json | None:
+        """Its content, with `age` in seconds; None if there is none of this boot."""
+        try:
+            found = read_json(self.path)
+        except OSError as error:
+            log.warning("%s cannot be read: %s", self.path, error)
+            return None
+        if not found or found.get("boot") != _boot_id() or not isinstance(found.get("at"), int | float):
+            return None
+        return {**found, "age": _now() - found["at"]}
+
+    def remove(self) -> None:
+        with contextlib.suppress(OSError):
+            self.path.unlink(missing_ok=True)
+
+
+class Failures(Mark):
+    """Starts in a row of which none was ready for a while, nor left cleanly."""
+
+    def __init__(self, record: Path) -> None:
+        super().__init__(record, "failures")
+        found = self.read()
+        is_recent = found is not None and found["age"] < FORGET_SECONDS
+        self.count = int(found.get("count") or 0) if found and is_recent else 0
+
+    def begin(self) -> None:
+        """Count this start as failed until it has proved otherwise: a process that is killed cannot do so itself."""
+        self.write(count=self.count + 1)
+
+    @property
+    def pause_seconds(self) -> float:
+        return pause_after(self.count)
+
+
+def pause_after(failures: int) -> float:
+    """None after the first failure, because what was killed once has a task to adopt; then 1 s, doubled each time."""
+    return 0.0 if failures < 2 else min(2.0 ** min(failures - 2, 30), LONGEST_PAUSE_SECONDS)
+
+
+class Drain(Mark):
+    """That the agent drains, which its crash does not change."""
+
+    def __init__(self, record: Path) -> None:
+        super().__init__(record, "draining")
+
+    def is_wanted(self) -> bool:
+        """Whether the agent before this one was draining, and this is its restart."""
+        found = self.read()
+        return found is not None and not (found.get("has_left") and found["age"] > RESTART_SECONDS)
+
+    def begin(self) -> None:
+        self.write(has_left=False)
+
+    def leave(self) -> None:
+        """The agent was told to leave before its task had ended."""
+        self.write(has_left=True)
+
+
+def _now() -> float:
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def _boot_id() -> str:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""

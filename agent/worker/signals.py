@@ -1,0 +1,70 @@
+"""The wishes of whoever ends the agent, as events that loops can wait on.
+
+| signal       | wish     | what happens                                                                        |
+|--------------|----------|-------------------------------------------------------------------------------------|
+| TERM, HUP    | leave    | go now; a running task runs on, and the next agent of this worker id adopts it      |
+| INT          | end_task | end the task, report it as stopped, then go                                         |
+| USR1         | drain    | finish the task, take no other, then go                                             |
+
+A later wish may be a stronger one: a draining agent still leaves on TERM, and still ends its task on INT.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Coroutine
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stop:
+    """`end_task` implies `leave`; any of the three implies `no_more`: no further task is taken."""
+
+    leave: asyncio.Event = field(default_factory=asyncio.Event)
+    end_task: asyncio.Event = field(default_factory=asyncio.Event)
+    drain: asyncio.Event = field(default_factory=asyncio.Event)
+    no_more: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def wish_leave(self) -> None:
+        self.leave.set()
+        self.no_more.set()
+
+    def wish_end_of_task(self) -> None:
+        self.end_task.set()
+        self.wish_leave()
+
+    def wish_drain(self) -> None:
+        self.drain.set()
+        self.no_more.set()
+
+    @property
+    def next_wish(self) -> asyncio.Event:
+        """What ends a pause: any wish, and once the agent drains only the one to leave."""
+        return self.leave if self.drain.is_set() else self.no_more
+
+
+def listen_for_stop(loop: asyncio.AbstractEventLoop) -> Stop:
+    """From here on these signals are wishes, not deaths. `clearml-agent daemon` has kept USR1 waiting until now."""
+    stop = Stop()
+    loop.add_signal_handler(signal.SIGTERM, stop.wish_leave)
+    loop.add_signal_handler(signal.SIGHUP, stop.wish_leave)
+    loop.add_signal_handler(signal.SIGINT, stop.wish_end_of_task)
+    loop.add_signal_handler(signal.SIGUSR1, stop.wish_drain)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR1})
+    return stop
+
+
+async def unless(work: Coroutine[Any, Any, T], wish: asyncio.Event) -> T | None:
+    """The result of `work`, or None as soon as `wish` is there."""
+    working = asyncio.ensure_future(work)
+    wishing = asyncio.create_task(wish.wait())
+    try:
+        await asyncio.wait((working, wishing), return_when=asyncio.FIRST_COMPLETED)
+        return working.result() if working.done() else None
+    finally:
+        wishing.cancel()
+        working.cancel()
