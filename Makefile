@@ -12,7 +12,7 @@ export PIP_CACHE_DIR ?= $(CURDIR)/.cache/pip
 BIN := .venv/bin
 RUNTIME := .venv/.installed-runtime
 DEV := .venv/.installed-dev
-PYTHON_FILES := agent apiserver demo benchmarks tests
+PYTHON_FILES := agent apiserver supervisor_gen demo benchmarks tests
 
 .DEFAULT_GOAL := help
 .PHONY: help demo up test lint format bench clean

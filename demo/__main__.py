@@ -16,7 +16,7 @@ from pathlib import Path
 
 import click
 
-from demo.agents import QUICK, TRAINING, planned, running_agents, visible_gpus
+from demo.agents import QUICK, TRAINING, running_agents, visible_gpus
 from demo.api import Account, Api, ApiError
 from demo.processes import end_all, marked, wait_until
 from demo.repository import served_repository
@@ -128,8 +128,7 @@ class Fleet:
 def _fleet(place: Place, say: Say) -> Iterator[Fleet]:
     with running_server(place) as server:
         say(f"API server   {server.account.api_server}")
-        agents = planned(visible_gpus())
-        with running_agents(agents, place, server) as workers:
+        with running_agents(visible_gpus(), place, server) as workers:
             for worker, queues in workers.items():
                 say(f"agent        {worker} for {', '.join(queues)}")
             yield Fleet(place=place, server=server)

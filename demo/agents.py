@@ -1,12 +1,12 @@
-"""Agents under supervisord: which ones, the configuration file, and waiting until the server knows them."""
+"""Agents under supervisord: their topology, their programs by `supervisor-gen`, and waiting until they registered."""
 
 from __future__ import annotations
 
+import json
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from demo.processes import running, wait_until
@@ -16,48 +16,43 @@ from demo.watch import epoch
 
 QUICK = "quick"
 TRAINING = "training"
+HOST = "demo"
 START_SECONDS = 30.0
 GRACE_SECONDS = 5
-STOP_SECONDS = GRACE_SECONDS + 20
+STOP_SECONDS = 35
 
 #: What fits into a socket's address, less the suffix that supervisord adds while it binds.
 LONGEST_SOCKET_PATH = 90
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Agent:
-    """One supervised agent: the name of its program, the queues in order of preference, and its resources."""
-
-    name: str
-    queues: tuple[str, ...]
-    resources: tuple[str, ...]
-
-
-def planned(gpus: Sequence[int]) -> tuple[Agent, ...]:
-    """One agent per GPU, or two CPU slots; the second half prefers the other queue, so that none is left waiting."""
-    slots: list[tuple[str, ...]] = [("--gpus", str(index)) for index in gpus]
-    slots = slots or [("--cpu-only",), ("--cpu-only",)]
-    return tuple(
-        Agent(
-            name=f"agent-{number}",
-            queues=(QUICK, TRAINING) if number % 2 or len(slots) == 1 else (TRAINING, QUICK),
-            resources=resources,
-        )
-        for number, resources in enumerate(slots)
-    )
+def topology(gpus: Sequence[int], configuration: Path) -> str:
+    """One agent per GPU, or two CPU slots; every other one prefers the other queue, so that none is left waiting."""
+    first, second = [TRAINING, QUICK], [QUICK, TRAINING]
+    if not gpus:
+        entries = [{"name": f"slot{n}", "gpus": 0, "queues": queues} for n, queues in enumerate((first, second))]
+    elif len(gpus) == 1:
+        entries = [{"queues": second}]
+    else:
+        entries = [{"gpu": {"index": list(gpus[::2])}, "queues": first}, {"rest": True, "queues": second}]
+    defaults = {
+        "create_queue": True,
+        "config_file": str(configuration),
+        "environment": {"CLEARML_AGENT__AGENT__STOP_GRACE_SEC": str(GRACE_SECONDS)},
+    }
+    return json.dumps({"defaults": defaults, "agents": entries}, indent=2) + "\n"
 
 
 def visible_gpus() -> tuple[int, ...]:
-    """The indices of the GPUs that the driver shows; none where there is no driver."""
+    """The indices of the GPUs that the driver shows, but for those in MIG mode; none where there is no driver."""
     from agent.gpu.model import Gpus
     from agent.gpu.nvml import read_inventory
 
     inventory = read_inventory()
-    return tuple(gpu.index for gpu in inventory.gpus) if isinstance(inventory, Gpus) else ()
+    return tuple(gpu.index for gpu in inventory.gpus if not gpu.mig_enabled) if isinstance(inventory, Gpus) else ()
 
 
-def supervisor_configuration(agents: Sequence[Agent], place: Place, configuration: Path) -> str:
-    """The text of `supervisord.conf`: agents stop by INT, which ends their task too, and are left alone to do so."""
+def supervisor_configuration(place: Place) -> str:
+    """The text of `supervisord.conf`; the agents are in files of their own."""
     socket = place.root / "supervisor.sock"
     control = (
         f"""
@@ -81,28 +76,32 @@ logfile={_quoted(place.root / "log/supervisord.log")}
 pidfile={_quoted(place.root / "supervisord.pid")}
 childlogdir={_quoted(place.root / "log")}
 """
-    return head + control + "".join(_program(agent, place, configuration) for agent in agents)
+    return head + control + "\n[include]\nfiles=etc/supervisor/conf.d/*.conf\n"
 
 
-def _program(agent: Agent, place: Place, configuration: Path) -> str:
+def write_programs(place: Place, server: Server, gpus: Sequence[int]) -> tuple[str, ...]:
+    """Declare the agents and let `supervisor-gen` write their programs; the names of the agents."""
+    declared = place.folder("etc/gpufleet") / "topology.conf"
+    declared.write_text(topology(gpus, server.configuration))
+    inventory = ["--inventory", str(_no_gpus(place))] if not gpus else []
     command = [
-        *(str(program("clearml-agent")), "--config-file", str(configuration), "daemon", "--foreground"),
-        *("--create-queue", "--queue", *agent.queues, *agent.resources),
+        *(str(program("supervisor-gen")), "apply", "--json", "--format", "supervisord", "--root", str(place.root)),
+        *("--host", HOST, "--program", str(program("clearml-agent")), "--stop-signal", "INT"),
+        *("--state-dir", str(place.root / "agent"), "--log-dir", str(place.root / "log"), *inventory),
     ]
-    return f"""
-[program:{agent.name}]
-command={" ".join(f'"{_quoted(word)}"' for word in command)}
-directory={_quoted(place.root)}
-environment=CLEARML_WORKER_NAME="demo",CLEARML_AGENT__AGENT__STOP_GRACE_SEC="{GRACE_SECONDS}"
-stdout_logfile={_quoted(place.root / "log" / agent.name)}.log
-redirect_stderr=true
-autorestart=unexpected
-startsecs=1
-stopsignal=INT
-stopwaitsecs={STOP_SECONDS}
-stopasgroup=false
-killasgroup=false
-"""
+    done = subprocess.run(command, env=dict(place.environment), capture_output=True, text=True, check=False)
+    if done.returncode:
+        log = place.root / "log/supervisor-gen.log"
+        log.write_text(done.stderr)
+        raise StartFailed("supervisor-gen", log)
+    return tuple(json.loads(done.stdout)["done"])
+
+
+def _no_gpus(place: Place) -> Path:
+    """A host whose driver does not answer is one without GPUs here: the demo has slots for that."""
+    file = place.root / "inventory.json"
+    file.write_text('{"version": 1, "gpus": []}\n')
+    return file
 
 
 def _quoted(text: object) -> str:
@@ -111,10 +110,11 @@ def _quoted(text: object) -> str:
 
 
 @contextmanager
-def running_agents(agents: Sequence[Agent], place: Place, server: Server) -> Iterator[Mapping[str, tuple[str, ...]]]:
+def running_agents(gpus: Sequence[int], place: Place, server: Server) -> Iterator[Mapping[str, tuple[str, ...]]]:
     """Start the agents under supervisord, wait until each has registered; their worker ids with their queues."""
+    agents = write_programs(place, server, gpus)
     file = place.root / "supervisord.conf"
-    file.write_text(supervisor_configuration(agents, place, server.configuration))
+    file.write_text(supervisor_configuration(place))
     log = place.root / "log/supervisord.out"
     command = [str(program("supervisord")), "--nodaemon", "--configuration", str(file)]
     started = time.time()
@@ -131,7 +131,7 @@ def registered(server: Server, *, since: float) -> Mapping[str, tuple[str, ...]]
 
 
 def _wait_for(
-    process: subprocess.Popen[bytes], agents: Sequence[Agent], place: Place, server: Server, started: float
+    process: subprocess.Popen[bytes], agents: Sequence[str], place: Place, server: Server, started: float
 ) -> Mapping[str, tuple[str, ...]]:
     def ready() -> bool:
         if process.poll() is not None:
@@ -139,5 +139,5 @@ def _wait_for(
         return len(registered(server, since=started)) >= len(agents)
 
     if not wait_until(ready, seconds=START_SECONDS):
-        raise StartFailed("an agent", place.root / "log" / f"{agents[0].name}.log")
+        raise StartFailed("an agent", place.root / "log" / f"{agents[0]}.log")
     return registered(server, since=started)

@@ -23,6 +23,10 @@ settings.load_profile("ci" if os.environ.get("CI") else "here")
 _home = pytest.StashKey[Path]()
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--update-golden", action="store_true", help="write tests/golden anew; then read the difference")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Set the environment before any test module is imported, so that children of any age inherit it."""
     home = Path(tempfile.mkdtemp(prefix="gpufleet-tests-"))

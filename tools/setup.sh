@@ -76,6 +76,10 @@ system)
     command -v gcc >/dev/null && [ -e /usr/include/stdio.h ] || need_packages "a stand-in for NVIDIA's library" gcc libc6-dev
     command -v ps >/dev/null || need_packages "tests that look at processes" procps
     [ -x /usr/sbin/sshd ] || need_packages "tests of git over ssh" openssh-server
+    command -v systemd-analyze >/dev/null || need_packages "checks of unit files" systemd
+    if [ "$(id -u)" = 0 ] && ! { command -v systemd-nspawn && command -v mmdebstrap && command -v ip; } >/dev/null; then
+        need_packages "hosts that tests boot" systemd-container mmdebstrap iproute2
+    fi
     [ -x /usr/bin/chromium ] && [ -x /usr/bin/chromedriver ] || need_packages "tests of the web page" chromium chromium-driver
     ;;
 *) die "usage: tools/setup.sh runtime|dev|system" ;;

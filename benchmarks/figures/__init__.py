@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.figures import console, dispatch, idle, leak, outage, packages, throughput
+from benchmarks.figures import console, dispatch, eight, idle, leak, outage, packages, plan, throughput
 from benchmarks.figures import help as help_
 from benchmarks.figures.base import Figure
 
@@ -15,4 +15,6 @@ FIGURES: dict[str, Figure] = {
     "leak": leak.measure,
     "outage": outage.measure,
     "idle": idle.measure,
+    "eight": eight.measure,
+    "plan": plan.measure,
 }

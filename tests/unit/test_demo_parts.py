@@ -7,11 +7,14 @@ from typing import Any
 
 import pytest
 
-from demo.agents import QUICK, TRAINING, planned, supervisor_configuration
+from agent.gpu.wire import inventory_from_json
+from demo.agents import QUICK, TRAINING, supervisor_configuration, topology
 from demo.repository import Repository
 from demo.state import Place
 from demo.tasks import DemoTask, check_console, demo_tasks
 from demo.watch import ConsoleTail, epoch
+from supervisor_gen.plan import plan_host
+from supervisor_gen.topology import topology_from
 
 SCRIPT = DemoTask(name="x", queue=QUICK, script={}, status="completed", steps=3, contains=("hello",))
 WHOLE = ["begin 12.5", "hello", *(f"step {n:04d} of 3, square {n}" for n in (1, 2, 3)), "end"]
@@ -48,22 +51,22 @@ def test_three_tasks_use_both_queues_and_one_is_meant_to_fail() -> None:
 
 @pytest.mark.parametrize("gpus", [(), (0,), (0, 1, 2)])
 def test_every_queue_is_served_whatever_gpus_there_are(gpus: tuple[int, ...]) -> None:
-    agents = planned(gpus)
+    inventory = inventory_from_json({"gpus": [{"index": index} for index in gpus]})
+    declared = topology_from(topology(gpus, Path("/tmp/clearml.conf")), file="topology.conf")
+    agents = plan_host("demo", inventory, declared).agents
     assert len(agents) == (len(gpus) or 2)
     for queue in (QUICK, TRAINING):
-        assert all(queue in agent.queues for agent in agents)
+        assert all(queue in agent.settings.queues for agent in agents)
 
 
 def test_supervisor_configuration_survives_a_percent_sign_and_a_blank_in_a_path() -> None:
     place = Place(root=Path("/tmp/a %(b)s"), home=Path("/tmp/home"), environment={})
-    text = supervisor_configuration(planned(()), place, place.root / "clearml.conf")
-    assert '"/tmp/a %%(b)s/clearml.conf"' in text
-    assert "stopsignal=INT" in text
+    assert "pidfile=/tmp/a %%(b)s/supervisord.pid" in supervisor_configuration(place)
 
 
 def test_no_control_socket_where_its_path_would_be_too_long() -> None:
     place = Place(root=Path("/tmp") / ("x" * 100), home=Path("/tmp/home"), environment={})
-    assert "unix_http_server" not in supervisor_configuration(planned(()), place, place.root / "clearml.conf")
+    assert "unix_http_server" not in supervisor_configuration(place)
 
 
 class FakeServer:

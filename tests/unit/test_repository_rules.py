@@ -54,7 +54,7 @@ def test_every_layer_of_tests_has_content() -> None:
 def test_every_module_says_what_it_is_for() -> None:
     silent = [
         str(file.relative_to(ROOT))
-        for package in ("agent", "apiserver", "demo", "benchmarks", "tests")
+        for package in ("agent", "apiserver", "supervisor_gen", "demo", "benchmarks", "tests")
         for file in (ROOT / package).rglob("*.py")
         if file.read_text().strip() and not file.read_text().lstrip().startswith('"""')
     ]

@@ -1,0 +1,154 @@
+"""`supervisor-gen apply`: make this host have exactly the planned agents."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from agent.errors import AgentError, GpusUnknown
+from agent.gpu.model import Unknown
+from agent.gpu.wire import host_to_json
+from supervisor_gen import state
+from supervisor_gen.apply import Change, Result, apply, change_for, check, write
+from supervisor_gen.cli.options import (
+    Planned,
+    emitter_for,
+    emitting_options,
+    planned,
+    planning_options,
+    site_for,
+    waiting_option,
+)
+from supervisor_gen.steps import Action
+from supervisor_gen.supervisors import supervisor_for
+from supervisor_gen.supervisors.systemd import enable_in
+from supervisor_gen.table import table
+from supervisor_gen.writer import unified_diff
+
+
+@click.command("apply", short_help="Make this host have exactly the planned agents.")
+@planning_options
+@emitting_options
+@waiting_option
+@click.option("--dry-run", is_flag=True, help="Show what would be done, and do nothing.")
+@click.option(
+    "--no-wait", is_flag=True, help="Do not wait for agents that finish a task first; the next apply goes on."
+)
+@click.option(
+    "--ready-timeout",
+    type=click.IntRange(min=0),
+    default=30,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long to wait until started agents have registered.",
+)
+@click.option("--boot", is_flag=True, help="As at boot: wait for nothing but the driver (a minute).")
+@click.option("--supervisor-config", metavar="FILE", help="The supervisord to talk to (with --format supervisord).")
+@click.option("--json", "as_json", is_flag=True, help="Print what was done as JSON.")
+def command(
+    *,
+    topology: str | None,
+    inventory: str | None,
+    host: str | None,
+    root: str,
+    wait_for_gpus: int,
+    format_: str,
+    program: str | None,
+    state_dir: str,
+    log_dir: str,
+    stop_signal: str,
+    dry_run: bool,
+    no_wait: bool,
+    ready_timeout: int,
+    boot: bool,
+    supervisor_config: str | None,
+    as_json: bool,
+) -> int:
+    """Write the units, start new agents, leave unchanged ones running, and drain and stop those that are gone.
+
+    A changed agent is restarted, which leaves its task running. One that goes, or gets other GPUs, finishes its task
+    first; apply waits for that (Ctrl-C is safe, and --no-wait leaves it to the next apply). With --root nothing but
+    files is touched, so that an image can be prepared.
+    """
+    if boot:
+        wait_for_gpus, no_wait, ready_timeout = max(wait_for_gpus, 60), True, 0
+    found = planned(topology=topology, inventory=inventory, host=host, root=root, wait_for_gpus=wait_for_gpus)
+    for warning in found.plan.warnings:
+        click.echo(f"supervisor-gen: WARNING: {warning}", err=True)
+    emitter, site = (
+        emitter_for(format_),
+        site_for(program, state_dir=state_dir, log_dir=log_dir, stop_signal=stop_signal),
+    )
+    change = change_for(found.root, found.plan, emitter, site=site, names=found.names)
+    supervisor = supervisor_for(format_, root=found.root, configuration=supervisor_config, site=site)
+    if dry_run:
+        return _finish(found, _would(change), as_json=as_json, change=change)
+    with state.locked(found.root):
+        check(change, found.plan, site, offline=supervisor is None)
+        if supervisor is None:
+            write(change, found.plan, emitter, site, draining=())
+            state.save(found.root, change.names_after, _inventory(found))
+            if format_ == "systemd":
+                enable_in(found.root)
+            return _finish(found, Result(done=_would(change).done), as_json=as_json)
+        result = apply(
+            change,
+            found.plan,
+            emitter,
+            supervisor,
+            site,
+            inventory=_inventory(found),
+            wait_for_tasks=not no_wait,
+            ready_seconds=ready_timeout,
+            say=lambda line: click.echo(line, err=True),
+        )
+    return _finish(found, result, as_json=as_json)
+
+
+def _inventory(found: Planned) -> dict[str, object] | None:
+    """What the boot-time shim is to plan with; None leaves what it has."""
+    return None if isinstance(found.host.inventory, Unknown) else host_to_json(found.host)
+
+
+def _would(change: Change) -> Result:
+    words = {
+        Action.KEEP: "unchanged",
+        Action.START: "start",
+        Action.RESTART: "restart",
+        Action.REPLACE: "drain, then start with other devices",
+        Action.REMOVE: "drain, then remove",
+    }
+    return Result(done={step.agent: words[step.action] for step in change.steps})
+
+
+def _finish(found: Planned, result: Result, *, as_json: bool, change: Change | None = None) -> int:
+    """Tell what was done. Raises AgentError for what a caller has to know by the exit code."""
+    if as_json:
+        value = {
+            "host": found.plan.host,
+            "done": result.done,
+            "waiting": result.waiting,
+            "failed": result.failed,
+            "warnings": list(found.plan.warnings),
+            "unknown": found.plan.unknown,
+        }
+        click.echo(json.dumps(value, indent=2))
+    else:
+        if change is not None:
+            for line in unified_diff(change.before, change.after):
+                click.echo(line)
+        rows = [
+            (agent, result.done.get(agent, ""), result.failed.get(agent, result.waiting.get(agent, "")))
+            for agent in sorted({*result.done, *result.waiting, *result.failed})
+        ]
+        click.echo(table(("AGENT", "", "NOW"), rows))
+    if result.failed:
+        names = ", ".join(sorted(result.failed))
+        raise AgentError(f"not running: {names}", hint="Their logs say why: journalctl -u 'clearml-agent@*' -n 50")
+    if found.plan.unknown:
+        raise GpusUnknown(
+            f"nobody can tell which GPUs this host has: {found.plan.unknown}",
+            hint="Agents with GPUs were left as they are; nothing was removed.",
+        )
+    return 0
