@@ -18,7 +18,7 @@ from agent.errors import ConfigError
 from agent.files import read_json
 from supervisor_gen import state
 from supervisor_gen.emitters import Emitter
-from supervisor_gen.model import DEFAULT_CONFIG_FILE, File, Files, HostPlan, Site
+from supervisor_gen.model import DEFAULT_CONFIG_FILE, Files, HostPlan, Site
 from supervisor_gen.steps import Action, Step, steps_for
 from supervisor_gen.supervisors.base import Condition, State, Supervisor
 from supervisor_gen.writer import compare, files_on_disk, refuse_foreign, remove_files, write_files
@@ -79,10 +79,10 @@ def check(change: Change, plan: HostPlan, site: Site, *, offline: bool = False) 
     refuse_foreign(change.root, change.after)
     if offline:
         return
-    if plan.agents and not _exists(change.root, site.program):
+    if plan.agents and not Path(site.program).exists():
         raise ConfigError(f"there is no {site.program}", hint="--program names the clearml-agent that the units call.")
     for agent in plan.agents:
-        if not _exists(change.root, agent.settings.config_file):
+        if not Path(agent.settings.config_file).exists():
             raise ConfigError(
                 f"{agent.place}: agent {agent.name} is to read {agent.settings.config_file}, which does not exist",
                 hint=f"`clearml-agent init` writes one; {DEFAULT_CONFIG_FILE} (mode 0600) is the usual place.",
@@ -137,7 +137,7 @@ def apply(
     supervisor.start(start)
     supervisor.restart(restart)
     left = set(draining)
-    asked = Drain(supervisor, plan.host, change.root / site.state_dir.lstrip("/"), say)
+    asked = Drain(supervisor, plan.host, Path(site.state_dir), say)
     asked.ask(left)
     expected = {*start, *restart}
     deadline = time.monotonic() + ready_seconds
@@ -247,10 +247,3 @@ def _note_ready(states: Mapping[str, State], expected: set[str], result: Result)
 def _note_the_rest(supervisor: Supervisor, expected: set[str], left: set[str], result: Result) -> None:
     for agent, found in supervisor.states(sorted(expected | left)).items():
         result.waiting[agent] = found.says or ("draining" if agent in left else "starting")
-
-
-def _exists(root: Path, path: str) -> bool:
-    return (root / path.lstrip("/")).exists()
-
-
-__all__ = ["Change", "File", "Result", "apply", "change_for", "check", "write"]

@@ -19,7 +19,7 @@ _CONDITIONS = {
     "FATAL": Condition.FAILED,
     "UNKNOWN": Condition.FAILED,
     "STARTING": Condition.STARTING,
-    "BACKOFF": Condition.STARTING,
+    "BACKOFF": Condition.FAILED,
     "STOPPING": Condition.STARTING,
     "RUNNING": Condition.RUNNING,
 }
