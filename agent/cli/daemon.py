@@ -6,6 +6,7 @@ that parsing took (click, pyhocon) stays in the memory of a process that lives f
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -21,12 +22,17 @@ from agent.cli.options import hide_secrets, resolve_gpus, shared_options, with_g
 from agent.cli.records import state_folder
 from agent.config.files import write_files
 from agent.config.schema import Settings
-from agent.errors import UsageError
+from agent.errors import GpuSpecError, UsageError
 from agent.files import write_json
 from agent.gpu.nvml import read_inventory
-from agent.gpu.visible import Visibility
+from agent.gpu.visible import Visibility, parse_visibility
 from agent.models import WorkerSetup
 from agent.process.procfs import start_ticks_of
+from agent.runner.rundir import Runs
+from agent.worker.identity import file_name_of
+from agent.worker.marks import Drain
+
+log = logging.getLogger(__name__)
 
 SHORTEST_POLLING_SECONDS = 5
 
@@ -149,7 +155,12 @@ def command(
 def _start(settings: Settings, wishes: Wishes, *, is_detached: bool) -> int:
     task_umask = os.umask(0o077)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})  # a request to drain waits until the daemon listens
-    visibility = resolve_gpus(wishes.gpus, cpu_only=wishes.cpu_only, env=os.environ, inventory=read_inventory)
+    try:
+        visibility = resolve_gpus(wishes.gpus, cpu_only=wishes.cpu_only, env=os.environ, inventory=read_inventory)
+    except GpuSpecError as error:
+        if not finishes_only(settings, error):
+            raise
+        visibility = parse_visibility(wishes.gpus, wishes.cpu_only, os.environ)
     setup = replace(worker_setup(settings, wishes, visibility), task_umask=task_umask)
     environment = environment_for(settings, visibility, os.environ)
     if settings.agent.apply_files:
@@ -160,6 +171,18 @@ def _start(settings: Settings, wishes: Wishes, *, is_detached: bool) -> int:
         return start_detached(settings, setup, environment)
     become_worker(settings, setup, environment)
     return 0
+
+
+def finishes_only(settings: Settings, error: GpuSpecError) -> bool:
+    """Whether an agent whose GPU is gone still has to account for a task: it then starts drained, so that it takes no
+    other. Only an agent whose id is configured knows its tasks without knowing its GPUs.
+    """
+    worker, state = settings.agent.worker_id, Path(settings.agent.state_dir)
+    if not worker or not Runs(state / "runs").of_worker(worker):
+        return False
+    log.warning("%s; finishing what the last task left, then leaving", error.message, extra={"action": "drain"})
+    Drain(state_folder(settings, "workers") / f"{file_name_of(worker)}.lock").begin()
+    return True
 
 
 def worker_setup(settings: Settings, wishes: Wishes, visibility: Visibility) -> WorkerSetup:

@@ -45,7 +45,8 @@ print("gone on")
 #: Says once a second which GPUs it can open, whatever it makes of its own variables, until /tmp/go is there.
 OPENING = """
 import errno, os, time
-print("given", os.environ["CUDA_VISIBLE_DEVICES"], os.environ["CUDA_DEVICE_ORDER"], flush=True)
+given = os.environ["CUDA_VISIBLE_DEVICES"], os.environ["CUDA_DEVICE_ORDER"], *os.sched_getaffinity(0)
+print("given", *given, flush=True)
 os.environ["CUDA_VISIBLE_DEVICES"] = os.environ["NVIDIA_VISIBLE_DEVICES"] = "all"
 def opened(index):
     try:
@@ -158,7 +159,7 @@ def test_no_task_opens_a_gpu_of_another_agent_not_even_while_its_own_agent_is_st
         assert wait_for_status(fleet.server, task, "completed", "failed")["status"] == "completed"
         lines = console_of(fleet.server, task, level="DEBUG")
         index = int(agent[3:])
-        assert f"given GPU-00000000-0000-4000-8000-00000000000{index} PCI_BUS_ID" in lines
+        assert f"given GPU-00000000-0000-4000-8000-00000000000{index} PCI_BUS_ID {index // 4}" in lines
         expected = " ".join("ENXIO" if other == index else "EPERM" for other in GPUS)
         assert {line for line in lines if line.startswith("opened")} == {f"opened {expected}"}
         assert len(lines) > 5
@@ -309,6 +310,17 @@ def test_after_a_power_failure_the_task_is_reported_as_failed(fleet: Fleet) -> N
     fleet.host.wait_for_state(unit_of("gpu7"), "active")
 
 
+def test_a_gpu_that_is_gone_after_a_power_failure_leaves_no_task_behind(fleet: Fleet) -> None:
+    task = fleet.run_task(WAITING, "gpu3")
+    fleet.host.crash()
+    fleet.host.boot()
+    set_gpus(fleet.host, described(*(index for index in GPUS if index != 3)))
+    fleet.host.systemctl("restart", "clearml-agents-apply.service", timeout=120)
+    assert wait_for_status(fleet.server, task, "stopped", "failed", seconds=60)["status"] == "failed"
+    assert fleet.apply()["done"]["gpu3"] == "removed"
+    assert set(fleet.pids()) == set(AGENTS) - {"gpu3"}
+
+
 def test_no_secret_can_be_read_by_other_users_or_seen_in_properties_and_command_lines(fleet: Fleet) -> None:
     secret = fleet.server.secret_key
     shown = fleet.host.systemctl("show", *(unit_of(agent) for agent in AGENTS)).stdout
@@ -333,6 +345,8 @@ def test_the_journal_knows_task_and_worker(fleet: Fleet) -> None:
 
 
 def test_units_on_the_host_are_clean_and_tight(fleet: Fleet) -> None:
+    assert fleet.host.property(unit_of("gpu0"), "NUMAPolicy") == "preferred"
+    assert fleet.host.property("clearml-agents-gpu0.slice", "DevicePolicy") == "closed"
     units = [*map(unit_of, AGENTS), *(f"clearml-agents-{agent}.slice" for agent in AGENTS)]
     shipped = ["clearml-agents.target", "clearml-agents.slice", "clearml-agents-apply.service"]
     done = fleet.host.run("systemd-analyze", "verify", "--man=no", *units, *shipped)
