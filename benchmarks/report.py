@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -56,10 +57,28 @@ def as_page(rows: Sequence[Row], facts: Mapping[str, str]) -> str:
         f"| figure | to reach | {titles[0]} | | {titles[1]} |",
         "|---|---|---|---|---|",
     ]
+    return "\n".join([*lines, *(_line(row) for row in rows), ""])
+
+
+def with_rows(page: str, rows: Sequence[Row], facts: Mapping[str, str]) -> str:
+    """The page with these rows measured anew, on the day that they then name, and the others as they are."""
+    lines = page.rstrip("\n").split("\n")
     for row in rows:
-        title, unit, bound, ours, reached, reference = cells(row)
-        lines.append(f"| {title} | {bound} {unit} | {ours} | {reached} | {reference} |")
+        fresh = _line(row).replace(f"| {row.title} |", f"| {row.title} ({facts['date']}) |", 1)
+        at = next(
+            (at for at, line in enumerate(lines) if re.match(rf"\| {re.escape(row.title)}(?: \([-\d]+\))? \|", line)),
+            None,
+        )
+        if at is None:
+            lines.append(fresh)
+        else:
+            lines[at] = fresh
     return "\n".join([*lines, ""])
+
+
+def _line(row: Row) -> str:
+    title, unit, bound, ours, reached, reference = cells(row)
+    return f"| {title} | {bound} {unit} | {ours} | {reached} | {reference} |"
 
 
 def as_json(rows: Sequence[Row], facts: Mapping[str, str]) -> str:

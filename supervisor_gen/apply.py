@@ -26,6 +26,8 @@ from supervisor_gen.writer import compare, files_on_disk, refuse_foreign, remove
 LOOK_SECONDS = 0.5
 #: An agent that is between two starts when it is asked to drain is asked again.
 ASK_AGAIN_SECONDS = 5.0
+#: How long an agent that was started may take until it is seen to run; at boot its turn comes after ours.
+BEGIN_SECONDS = 60.0
 _AT_REST = (Condition.GONE, Condition.FAILED, Condition.MASKED)
 
 Say = Callable[[str], None]
@@ -172,7 +174,7 @@ class Drain:
         self._state_dir = state_dir
         self._say = say
         self._said: dict[str, str] = {}
-        self._started: set[str] = set()
+        self._started_at: dict[str, float] = {}
         self._asked_at = 0.0
 
     def ask(self, agents: Iterable[str]) -> None:
@@ -182,11 +184,11 @@ class Drain:
             agent
             for agent, found in states.items()
             if found.condition in _AT_REST
-            and agent not in self._started
+            and agent not in self._started_at
             and has_unfinished(self._state_dir, self._host, agent)
         ]
         self._supervisor.start(behind)
-        self._started |= set(behind)
+        self._started_at |= dict.fromkeys(behind, time.monotonic())
         self._supervisor.drain([agent for agent, found in states.items() if found.condition not in _AT_REST])
         self._asked_at = time.monotonic()
 
@@ -201,7 +203,14 @@ class Drain:
             if found.condition not in _AT_REST and self._said.get(agent) != found.says:
                 self._said[agent] = found.says
                 self._say(f"{agent}: {found.says or 'draining'}")
-        return {agent for agent, found in states.items() if found.condition in _AT_REST}
+        return {agent for agent, found in states.items() if self._has_left(agent, found)}
+
+    def _has_left(self, agent: str, found: State) -> bool:
+        """Whether an agent is at rest for good: one that was started to account for a task may not have begun yet."""
+        if found.condition is not Condition.GONE or agent not in self._started_at:
+            return found.condition in _AT_REST
+        is_late = time.monotonic() > self._started_at[agent] + BEGIN_SECONDS
+        return is_late or not has_unfinished(self._state_dir, self._host, agent)
 
 
 def has_unfinished(state_dir: Path, host: str, agent: str) -> bool:

@@ -77,6 +77,7 @@ def read_topology(path: str) -> Topology:
 def topology_from(text: str, *, file: str, folder: str | None = None) -> Topology:
     """The topology of a text; `file` is what errors call it, `folder` is where it includes files from."""
     reader = _Reader(file, lines_of(text))
+    reader.check_includes(folder or "")
     topology = reader.topology(hocon.parse(text, source=file, folder=folder))
     if not reader.problems:
         for problem in problems_of(topology):
@@ -110,6 +111,14 @@ class _Reader:
             if (entry := self._entry(given, ("agents", position), defaults, places)) is not None
         ]
         return Topology(file=self.file, entries=tuple(entries), groups=groups)
+
+    def check_includes(self, folder: str) -> None:
+        """HOCON passes over a file that is not there. Its agents would be drained for that, so it is an error here."""
+        missing = [(name, line) for name, line in self.lines.includes if not os.path.exists(os.path.join(folder, name))]
+        if missing:
+            raise ConfigError(
+                "\n".join(f"{Place(self.file, line)}: cannot include {name}: no such file" for name, line in missing)
+            )
 
     def say(self, place: Place, text: str) -> None:
         said = (place.line, f"{place}: {text}")

@@ -58,6 +58,7 @@ class Systemd:
         """
         units = list(map(unit_of, agents))
         if units:
+            # its name before systemd 252, which newer ones still take
             run(["systemctl", "kill", "--kill-who=main", "--signal=SIGUSR1", *units], accept=(0, 1))
 
     def forget(self, agents: Sequence[str]) -> None:

@@ -16,6 +16,7 @@ import pytest
 from support.agent import console_of, create_script, status_of, wait_for, wait_for_status
 from support.documents import ROOT, blocks_of
 from support.hosts import PRODUCT, Host, host_network, install_gpus, set_gpus
+from support.hosts.gpus import DESCRIPTION
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -313,9 +314,8 @@ def test_after_a_power_failure_the_task_is_reported_as_failed(fleet: Fleet) -> N
 def test_a_gpu_that_is_gone_after_a_power_failure_leaves_no_task_behind(fleet: Fleet) -> None:
     task = fleet.run_task(WAITING, "gpu3")
     fleet.host.crash()
+    fleet.host.write(DESCRIPTION, described(*(index for index in GPUS if index != 3)))
     fleet.host.boot()
-    set_gpus(fleet.host, described(*(index for index in GPUS if index != 3)))
-    fleet.host.systemctl("restart", "clearml-agents-apply.service", timeout=120)
     assert wait_for_status(fleet.server, task, "stopped", "failed", seconds=60)["status"] == "failed"
     assert fleet.apply()["done"]["gpu3"] == "removed"
     assert set(fleet.pids()) == set(AGENTS) - {"gpu3"}

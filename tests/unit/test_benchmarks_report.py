@@ -11,7 +11,7 @@ from benchmarks.bed import Ran
 from benchmarks.contestants import Contestant
 from benchmarks.figures.base import Row
 from benchmarks.figures.console import LINE, whole_lines, worst_time_error
-from benchmarks.report import as_json, as_page, as_text
+from benchmarks.report import as_json, as_page, as_text, with_rows
 
 OURS = Contestant(name="ours", title="gpufleet", executable=Path("a"))
 REFERENCE = Contestant(name="reference", title="clearml-agent", executable=Path("b"))
@@ -59,6 +59,21 @@ def test_table_names_limit_result_and_what_was_not_measured() -> None:
     assert as_text([row(0.25)]).splitlines()[-1].split("  ")[0] == "something"
     assert "| something | ≤ 1 s | 0.250 | reached | not measured |" in as_page([row(0.25)], FACTS)
     assert "MISSED" in as_text([row(2.0)])
+
+
+def test_a_row_that_is_measured_anew_takes_its_place_and_names_its_day() -> None:
+    other = Row(title="other (b)", unit="s", limit=1.0)
+    other.add(OURS, 0.5)
+    page = as_page([row(0.25), other], FACTS)
+    for value, day in ((0.3, "2026-01-02"), (0.4, "2026-01-03")):
+        page = with_rows(page, [row(value)], {**FACTS, "date": day})
+    lines = [line for line in page.splitlines() if line.startswith(("| something", "| other"))]
+    assert lines == [
+        "| something (2026-01-03) | ≤ 1 s | 0.400 | reached | not measured |",
+        "| other (b) | ≤ 1 s | 0.500 | reached | not measured |",
+    ]
+    new = Row(title="new", unit="s", limit=1.0)
+    assert with_rows(page, [new], FACTS).splitlines()[-1].startswith("| new (2026-01-01) |")
 
 
 def test_every_value_is_kept() -> None:

@@ -211,6 +211,16 @@ def test_a_missing_file_is_named_with_what_to_do(tmp_path: Path) -> None:
     assert "--topology" in caught.value.hint
 
 
+@pytest.mark.parametrize("statement", ['include "more.conf"', 'include required(file("more.conf"))'])
+def test_an_included_file_is_read_and_missed_where_it_is_not_there(tmp_path: Path, statement: str) -> None:
+    file = tmp_path / "topology.conf"
+    file.write_text(f"# agents of this site\n{statement}\ndefaults {{ user: site }}\n")
+    with pytest.raises(ConfigError, match=r"topology\.conf, line 2: cannot include more\.conf: no such file"):
+        read_topology(str(file))
+    (tmp_path / "more.conf").write_text("agents: [{ queues: [train] }]")
+    assert [entry.settings.user for entry in read_topology(str(file)).entries] == ["site"]
+
+
 def test_the_place_of_a_key_is_kept_for_later_errors() -> None:
     entry = read("agents: [\n  {\n    queues: [train]\n    gpu {\n      index: 3\n    }\n  }\n]").entries[0]
     assert str(entry.place_of("gpu.index")) == "topology.conf, line 5"
