@@ -8,8 +8,11 @@ any point and run again.
 
 from __future__ import annotations
 
+import grp
+import os
+import pwd
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +21,7 @@ from agent.errors import ConfigError
 from agent.files import read_json
 from supervisor_gen import state
 from supervisor_gen.emitters import Emitter
-from supervisor_gen.model import DEFAULT_CONFIG_FILE, Files, HostPlan, Site
+from supervisor_gen.model import DEFAULT_CONFIG_FILE, DEFAULT_USER, Files, HostPlan, PlannedAgent, Site
 from supervisor_gen.steps import Action, Step, steps_for
 from supervisor_gen.supervisors.base import Condition, State, Supervisor
 from supervisor_gen.writer import compare, files_on_disk, refuse_foreign, remove_files, write_files
@@ -73,22 +76,45 @@ def change_for(root: Path, plan: HostPlan, emitter: Emitter, *, site: Site, name
     return Change(root=root, before=before, after=after, steps=steps, names_before=names, names_after=names_after)
 
 
-def check(change: Change, plan: HostPlan, site: Site, *, offline: bool = False) -> None:
-    """Refuse before anything is written: foreign files in the way, a program or a configuration that is not there.
+def check(change: Change, plan: HostPlan, site: Site, *, hidden: Sequence[str] = (), offline: bool = False) -> None:
+    """Refuse before anything is written: foreign files in the way; programs, accounts and users that are not there.
 
-    `offline`: an image is prepared, into which program and configuration may come later.
+    `hidden` are places that agents cannot see. `offline`: an image is prepared, into which all that may come later.
     """
     refuse_foreign(change.root, change.after)
     if offline:
         return
     if plan.agents and not Path(site.program).exists():
         raise ConfigError(f"there is no {site.program}", hint="--program names the clearml-agent that the units call.")
+    _refuse_hidden(site.program, hidden)
     for agent in plan.agents:
+        _refuse_unknown_user(agent)
         if not Path(agent.settings.config_file).exists():
             raise ConfigError(
                 f"{agent.place}: agent {agent.name} is to read {agent.settings.config_file}, which does not exist",
                 hint=f"`clearml-agent init` writes one; {DEFAULT_CONFIG_FILE} (mode 0600) is the usual place.",
             )
+
+
+def _refuse_hidden(program: str, hidden: Sequence[str]) -> None:
+    """A program in a place that the units hide from their processes would only fail in the unit."""
+    place = next((place for place in hidden if os.path.realpath(program).startswith(f"{place}/")), "")
+    if place:
+        raise ConfigError(
+            f"{program} is below {place}, which the units hide",
+            hint="Install gpufleet elsewhere (/opt/gpufleet/current is the usual place), or name it by --program.",
+        )
+
+
+def _refuse_unknown_user(agent: PlannedAgent) -> None:
+    try:
+        if agent.settings.user != DEFAULT_USER:
+            pwd.getpwnam(agent.settings.user)
+        if agent.settings.mode == "docker":
+            grp.getgrnam("docker")
+    except KeyError as error:
+        missing = "group docker" if error.args[0].startswith("getgrnam") else f"user {agent.settings.user}"
+        raise ConfigError(f"{agent.place}: agent {agent.name} needs the {missing}, which is not there") from error
 
 
 def write(change: Change, plan: HostPlan, emitter: Emitter, site: Site, *, draining: Iterable[str]) -> None:

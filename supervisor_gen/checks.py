@@ -25,6 +25,7 @@ _INSTEAD = {
     "--podman": "mode and image",
     "--uptime": "uptime",
     "--downtime": "downtime",
+    "--config-file": "config_file",
 }
 _OURS = ("--foreground", "--detached", "-d", "--stop", "--status")
 _SECRET = ("--git-pass", "--git-user")
@@ -87,7 +88,9 @@ def _queues(entry: Entry) -> Iterator[Problem]:
                 yield Problem(place, f"queue {written!r}: with dynamic_gpus expected NAME=N or NAME=MIN-MAX")
                 continue
             name = found["name"]
-            yield from (Problem(place, f"queue {written!r}: {text}") for text in _amount(found))
+            yield from (Problem(place, f"queue {written!r}: {text}") for text in _amount(found, entry.gpus))
+        elif _DYNAMIC.fullmatch(written):
+            yield Problem(place, f"queue {written!r}: a number of GPUs for each task needs dynamic_gpus: true")
         if len(name.strip()) < SHORTEST_QUEUE_NAME:
             yield Problem(
                 place, f"queue {name!r}: a server takes no name of fewer than {SHORTEST_QUEUE_NAME} characters"
@@ -100,7 +103,7 @@ def _queues(entry: Entry) -> Iterator[Problem]:
             yield Problem(place, f"queue {name!r} is named {times} times")
 
 
-def _amount(found: re.Match[str]) -> Iterator[str]:
+def _amount(found: re.Match[str], gpus: int) -> Iterator[str]:
     least, most = found["least"], found["most"] or found["least"]
     if "." in least or "." in most:
         yield "fractions of a GPU are not shared out here"
@@ -108,6 +111,8 @@ def _amount(found: re.Match[str]) -> Iterator[str]:
         yield "a task needs at least 1 GPU"
     elif int(least) > int(most):
         yield "the smaller number comes first"
+    elif int(least) > gpus > 0:
+        yield f"a task needs {least} GPUs, and an agent has {gpus} (gpus)"
 
 
 def _runtime(entry: Entry) -> Iterator[Problem]:
@@ -120,12 +125,17 @@ def _runtime(entry: Entry) -> Iterator[Problem]:
         yield Problem(entry.place_of("arguments"), "arguments need an image before them")
     if settings.uptime and settings.downtime:
         yield Problem(entry.place_of("downtime"), "uptime and downtime are both given; one says it all")
+    if settings.services_mode is not None and entry.gpus != 0:
+        yield Problem(entry.place_of("services_mode"), "services_mode is for agents without GPUs (gpus: 0)")
     if settings.services_mode is not None and settings.dynamic_gpus:
         yield Problem(entry.place_of("services_mode"), "services_mode and dynamic_gpus exclude each other")
 
 
 def _options(entry: Entry) -> Iterator[Problem]:
     place = entry.place_of("options")
+    if entry.settings.options and not entry.settings.options[0].startswith("-"):
+        first = entry.settings.options[0]
+        yield Problem(place, f"options: {first!r} is no option, and would be read as part of what stands before it")
     for word in entry.settings.options:
         option = word.partition("=")[0]
         if option in _INSTEAD:

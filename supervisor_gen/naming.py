@@ -67,14 +67,20 @@ def natural_order(name: str) -> tuple[tuple[str, int], ...]:
     return tuple((text, int(number) if number else -1) for text, number in parts)
 
 
-def names_for(shares: Sequence[Share], previous: Previous) -> tuple[list[str], list[str]]:
-    """The name of each share, and what is wrong with the declared names."""
+def names_for(
+    shares: Sequence[Share], previous: Previous, entries: Iterable[Entry] = ()
+) -> tuple[list[str], list[str]]:
+    """The name of each share, and what is wrong with the declared names.
+
+    Plain names of `entries` are theirs, also while they have no agent: else one would be renamed for them later.
+    """
     names: dict[int, str] = {}
     problems = list(_give_fixed(shares, names))
-    _give_counted(shares, names, lambda share: not share.units)
-    _give_kept(shares, names, previous)
-    _give_own(shares, names)
-    _give_counted(shares, names, lambda share: True)
+    plain = {entry.name for entry in entries if is_single(entry)}
+    _give_counted(shares, names, plain, lambda share: not share.units)
+    _give_kept(shares, names, plain, previous)
+    _give_own(shares, names, plain)
+    _give_counted(shares, names, plain, lambda share: True)
     problems += [
         f"{shares[position].entry.place_of('name')}: {name} is no name for an agent: it has to be 1 to 48 lower-case "
         "letters, digits, dots and underscores and to begin with a letter"
@@ -96,7 +102,7 @@ def _give_fixed(shares: Sequence[Share], names: dict[int, str]) -> Iterator[str]
         owners.setdefault(name, share.entry)
 
 
-def _give_kept(shares: Sequence[Share], names: dict[int, str], previous: Previous) -> None:
+def _give_kept(shares: Sequence[Share], names: dict[int, str], plain: set[str], previous: Previous) -> None:
     """Who had a name of its entry keeps it."""
     if not previous:
         return
@@ -105,14 +111,14 @@ def _give_kept(shares: Sequence[Share], names: dict[int, str], previous: Previou
         had.setdefault(frozenset(previous[name]), []).append(name)
     for position, share in _nameless(shares, names):
         family = family_of(share.entry)
-        used = set(names.values())
+        used = {*names.values(), *plain}
         kept = (name for name in had.get(share.keys, ()) if family.fullmatch(name) and name not in used)
         names.update((position, name) for name in [*kept][:1])
 
 
-def _give_own(shares: Sequence[Share], names: dict[int, str]) -> None:
+def _give_own(shares: Sequence[Share], names: dict[int, str], plain: set[str]) -> None:
     """The name after the GPU's own index, where it is free."""
-    used = set(names.values())
+    used = {*names.values(), *plain}
     for position, share in _nameless(shares, names):
         if share.entry.gpus != 1:
             continue
@@ -122,9 +128,11 @@ def _give_own(shares: Sequence[Share], names: dict[int, str]) -> None:
             used.add(name)
 
 
-def _give_counted(shares: Sequence[Share], names: dict[int, str], is_meant: Callable[[Share], bool]) -> None:
+def _give_counted(
+    shares: Sequence[Share], names: dict[int, str], plain: set[str], is_meant: Callable[[Share], bool]
+) -> None:
     """The lowest free number."""
-    used = set(names.values())
+    used = {*names.values(), *plain}
     for position, share in _nameless(shares, names):
         if is_meant(share):
             names[position] = next(name for name in _counted(share) if name not in used)

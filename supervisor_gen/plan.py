@@ -68,7 +68,7 @@ def draft_for(
         for position, entry in zip(about, entries, strict=True)
         if not (unknown and entry.gpus) and not sharing.share_out(entry)
     ]
-    names, misnamed = names_for(sharing.shares, previous)
+    names, misnamed = names_for(sharing.shares, previous, entries)
     named = [*zip(names, sharing.shares, strict=True)]
     plan = HostPlan(
         host=host,

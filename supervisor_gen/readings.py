@@ -26,8 +26,12 @@ _MIB = {
 _MEMORY_LIMIT = re.compile(r"\d+[KMGT]?|(?:100|\d{1,2})%|infinity")
 _CPUS = re.compile(r"\d{1,4}(-\d{1,4})?(,\d{1,4}(-\d{1,4})?)*")
 _HIGHEST_INDEX = 1023
+_MOST_AGENTS = 1000
 #: Variables that the agent or its supervisor sets: a value from elsewhere would contradict the unit.
-_TAKEN = OWN_VARIABLES | {"NOTIFY_SOCKET", "WATCHDOG_USEC", "CREDENTIALS_DIRECTORY", "CLEARML_CONFIG_FILE"}
+_TAKEN = OWN_VARIABLES | {
+    *("NOTIFY_SOCKET", "WATCHDOG_USEC", "CREDENTIALS_DIRECTORY", "CLEARML_CONFIG_FILE"),
+    "CLEARML_WORKER_ID",  # the unit makes one of host and name: two agents of one id would shut each other out
+}
 
 
 class Unexpected(Exception):
@@ -59,6 +63,14 @@ def texts(value: Any) -> tuple[str, ...]:
     if isinstance(value, (list, tuple)):
         return tuple(text(one) for one in value)
     return (text(value),)
+
+
+def hosts_only(value: Any) -> tuple[str, ...]:
+    """Host patterns of a group; groups within groups would match nothing."""
+    patterns = texts(value)
+    if any(pattern.startswith("@") for pattern in patterns):
+        raise Unexpected("patterns of host names; a group has no groups in it")
+    return patterns
 
 
 def words(value: Any) -> tuple[str, ...]:
@@ -131,8 +143,8 @@ def count(value: Any) -> int | None:
     if value == "all":
         return None
     number = _number(value)
-    if number is None or number < 1:
-        raise Unexpected('a whole number of at least 1, or "all"')
+    if number is None or not 1 <= number <= _MOST_AGENTS:
+        raise Unexpected(f'a whole number from 1 to {_MOST_AGENTS:,}, or "all"')
     return number
 
 

@@ -135,7 +135,7 @@ class _Reader:
         if not isinstance(given, dict):
             self._at(("groups",), "groups: expected a section NAME: [patterns]")
             return {}
-        return self._values(dict.fromkeys(given, readings.texts), given, ("groups",))
+        return self._values(dict.fromkeys(given, readings.hosts_only), given, ("groups",))
 
     def _defaults(self, given: Any) -> tuple[Json, dict[str, Place]]:
         """Settings that hold for every entry, as they were written, and where; none if something is wrong with them."""

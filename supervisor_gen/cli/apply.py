@@ -21,7 +21,7 @@ from supervisor_gen.cli.options import (
     waiting_option,
 )
 from supervisor_gen.steps import Action
-from supervisor_gen.supervisors import supervisor_for
+from supervisor_gen.supervisors import HIDDEN, supervisor_for
 from supervisor_gen.supervisors.systemd import enable_in
 from supervisor_gen.table import table
 from supervisor_gen.writer import unified_diff
@@ -85,7 +85,7 @@ def command(
     if dry_run:
         return _finish(found, _would(change), as_json=as_json, change=change)
     with state.locked(found.root):
-        check(change, found.plan, site, offline=supervisor is None)
+        check(change, found.plan, site, hidden=HIDDEN[format_], offline=supervisor is None)
         if supervisor is None:
             write(change, found.plan, emitter, site, draining=())
             state.save(found.root, change.names_after, _inventory(found))

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
+from collections.abc import Iterator
 
 import click
 
 from agent.errors import GpusUnknown
-from agent.gpu.model import Gpus, NoGpus, Unknown
+from agent.gpu.model import Gpu, Gpus, LostGpu, NoGpus, Unknown
 from agent.gpu.wire import Described, host_to_json
 from supervisor_gen.cli.options import one_host, waiting_option
 from supervisor_gen.table import table
+
+HEADS = ("GPU", "UUID", "MODEL", "MEMORY", "BUS", "NODE", "NUMA", "CPUS", "PEERS")
 
 
 @click.command("inventory", short_help="Show the GPUs of this host.")
@@ -37,24 +41,37 @@ def _shown(described: Described) -> str:
     if isinstance(described.inventory, NoGpus):
         return f"{described.host} has no NVIDIA GPU"
     found = described.inventory if isinstance(described.inventory, Gpus) else Gpus(gpus=())
-    rows: list[tuple[str, ...]] = []
-    for gpu in found.gpus:
-        numa = "" if gpu.numa is None else str(gpu.numa)
-        rows.append(
-            (str(gpu.index), gpu.uuid, gpu.name, f"{gpu.memory_total_mib} MiB", gpu.bus_id, gpu.node, numa, gpu.cpus)
+    return table(HEADS, [row for gpu in found.gpus for row in _rows(gpu)] + [_lost(lost) for lost in found.lost])
+
+
+def _rows(gpu: Gpu) -> Iterator[tuple[str, ...]]:
+    """A line for a GPU, and one for each of its MIG instances."""
+    links = Counter(link.value for link in gpu.peers.values())
+    yield (
+        str(gpu.index),
+        gpu.uuid,
+        gpu.name,
+        f"{gpu.memory_total_mib} MiB",
+        gpu.bus_id,
+        gpu.node,
+        "" if gpu.numa is None else str(gpu.numa),
+        gpu.cpus,
+        " ".join(f"{number} {link}" for link, number in links.items()),
+    )
+    for part in gpu.mig:
+        label = f"{gpu.index}:{part.index}"
+        yield (
+            label,
+            part.uuid,
+            f"MIG {part.profile}",
+            f"{part.memory_total_mib} MiB",
+            "",
+            " ".join(part.nodes),
+            "",
+            "",
+            "",
         )
-        rows += [
-            (
-                f"{gpu.index}:{part.index}",
-                part.uuid,
-                f"MIG {part.profile}",
-                f"{part.memory_total_mib} MiB",
-                "",
-                " ".join(part.nodes),
-                "",
-                "",
-            )
-            for part in gpu.mig
-        ]
-    rows += [(str(lost.index), "", "does not answer:", lost.reason, "", "", "", "") for lost in found.lost]
-    return table(("GPU", "UUID", "MODEL", "MEMORY", "BUS", "NODE", "NUMA", "CPUS"), rows)
+
+
+def _lost(lost: LostGpu) -> tuple[str, ...]:
+    return str(lost.index), "", f"does not answer: {lost.reason}", "", "", "", "", "", ""

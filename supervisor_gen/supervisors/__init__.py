@@ -9,6 +9,9 @@ from supervisor_gen.supervisors.base import Supervisor
 from supervisor_gen.supervisors.supervisord import Supervisord
 from supervisor_gen.supervisors.systemd import Systemd
 
+#: Places that agents cannot see, by format: ProtectHome= and the private /tmp of the template.
+HIDDEN = {"systemd": ("/home", "/root", "/run/user", "/tmp", "/var/tmp"), "supervisord": ()}  # noqa: S108
+
 
 def supervisor_for(format_: str, *, root: Path, configuration: str | None, site: Site) -> Supervisor | None:
     """The supervisor to talk to. A supervisord that is named by its configuration may be one below a root."""

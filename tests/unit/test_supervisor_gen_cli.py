@@ -11,8 +11,10 @@ import pytest
 from agent.gpu import nvml
 from supervisor_gen import state
 from supervisor_gen.cli import main
+from supervisor_gen.cli.group import group
 from supervisor_gen.emitters.systemd import SHIPPED
 
+ROOT = Path(__file__).parent.parent.parent
 EIGHT = {"version": 1, "host": "gpu01", "gpus": [{"index": index} for index in range(8)]}
 TOPOLOGY = "agents: [ { queues: [training] }, { name: services, gpus: 0, queues: [services] } ]\n"
 NAMES = [*(f"gpu{index}" for index in range(8)), "services"]
@@ -252,6 +254,14 @@ def test_a_host_without_gpus_and_one_that_nobody_can_tell_are_two_answers(
 def test_a_wrong_command_line_ends_with_2(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(words) == 2
     assert capsys.readouterr().err.startswith("supervisor-gen: ERROR: ")
+
+
+def test_the_page_about_the_commands_knows_every_command_and_option() -> None:
+    page = (ROOT / "docs/supervisor-gen.md").read_text()
+    for name, command in group.commands.items():
+        assert f"| `{name}` |" in page
+        for option in (opt for param in command.params for opt in param.opts):
+            assert option in page, f"{name} {option}"
 
 
 def test_secrets_of_a_topology_are_in_no_output(host: Host) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from agent.errors import ConfigError
 from supervisor_gen.model import AgentSettings, Entry, Limits, Selector, Topology
-from supervisor_gen.topology import read_topology, topology_from
+from supervisor_gen.topology import LIMITS, PLACING, SELECTOR, SETTINGS, read_topology, topology_from
 
 ROOT = Path(__file__).parent.parent.parent
 EXAMPLES = re.findall(r"^```hocon\n(.*?)^```$", (ROOT / "docs/topology.md").read_text(), re.MULTILINE | re.DOTALL)
@@ -26,7 +26,7 @@ def one(text: str) -> Entry:
 
 
 def settings(text: str) -> AgentSettings:
-    return one(f"queues: [train], {text}").settings
+    return one(f"name: a, gpus: 0, queues: [train], {text}").settings
 
 
 def problems(text: str) -> list[str]:
@@ -43,6 +43,18 @@ def test_examples_of_the_documentation_are_read(text: str) -> None:
 
 def test_documentation_has_its_examples() -> None:
     assert len(EXAMPLES) == 3
+
+
+def test_documentation_knows_every_key() -> None:
+    page = (ROOT / "docs/topology.md").read_text()
+    keys = [
+        *PLACING,
+        *(f"gpu.{key}" for key in SELECTOR),
+        *SETTINGS,
+        *(f"limits.{key}" for key in LIMITS),
+        "environment",
+    ]
+    assert [key for key in keys if f"`{key}`" not in page] == []
 
 
 def test_json_is_read_too() -> None:
@@ -144,7 +156,13 @@ topology: 1
         ("queues: [train], gpus: -1", "gpus is -1, expected"),
         ("queues: [train], name: a, gpus: 0, gpu { model: H100 }", "says nothing about an agent without GPUs"),
         ("queues: [train], name: a, gpus: all, count: 2", "makes one agent"),
-        ("queues: [train], count: 0", "of at least 1"),
+        ("queues: [train], count: 0", "from 1 to 1,000"),
+        ("queues: [train], count: 1000000000", "from 1 to 1,000"),
+        ('queues: ["train=2"]', "needs dynamic_gpus: true"),
+        ('queues: ["train=4"], dynamic_gpus: true, name: a, gpus: 2', "a task needs 4 GPUs, and an agent has 2"),
+        ('queues: [train], options: "extra"', "'extra' is no option"),
+        ('queues: [train], options: "--config-file=/x"', "written as the key config_file"),
+        ("queues: [train], environment { CLEARML_WORKER_ID: x }", "sets this variable itself"),
         ("queues: [train], name: a-b", "no dash"),
         ('queues: [train], hosts: ["@nobody"]', "there is no group nobody"),
         ("queues: [train], image: debian", "image belongs to mode: docker"),
@@ -165,6 +183,7 @@ topology: 1
         ('queues: ["train=0.5"], dynamic_gpus: true', "fractions"),
         ('queues: ["train=0"], dynamic_gpus: true', "at least 1 GPU"),
         ('queues: ["train=2"], dynamic_gpus: true, services_mode: true', "exclude each other"),
+        ("queues: [train], services_mode: true", "for agents without GPUs"),
         ('queues: ["train=2"], dynamic_gpus: true, gpus: 0, name: a', "dynamic_gpus needs GPUs"),
         ('queues: [train], gpu { memory: "80 bananas" }', "gpu.memory is '80 bananas', expected a size"),
         ('queues: [train], gpu { index: "3-1" }', "expected GPU indexes"),
@@ -173,6 +192,11 @@ topology: 1
 def test_a_mistake_is_named_with_its_line(text: str, said: str) -> None:
     found = problems(f"agents: [\n\n  {{ {text} }}\n]")
     assert any(said in line and line.startswith("topology.conf, line 3: ") for line in found), found
+
+
+def test_a_group_within_a_group_is_refused() -> None:
+    found = problems('groups { a: [x], b: ["@a"] }\nagents: []')
+    assert "a group has no groups in it" in found[0]
 
 
 def test_a_mistake_in_defaults_is_told_once_and_where_it_is() -> None:
