@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import click
 
@@ -11,26 +12,20 @@ from agent.gpu.model import Unknown
 from agent.gpu.wire import host_to_json
 from supervisor_gen import state
 from supervisor_gen.apply import Change, Result, apply, change_for, check, write
-from supervisor_gen.cli.options import (
-    Planned,
-    emitter_for,
-    emitting_options,
-    planned,
-    planning_options,
-    site_for,
-    waiting_option,
-)
+from supervisor_gen.cli.options import Emission, Planned, Planning, emitting_options, planned, planning_options
 from supervisor_gen.steps import Action
 from supervisor_gen.supervisors import HIDDEN, supervisor_for
 from supervisor_gen.supervisors.systemd import enable_in
 from supervisor_gen.table import table
 from supervisor_gen.writer import unified_diff
 
+#: How long the driver may take to answer at boot.
+BOOT_SECONDS = 60
+
 
 @click.command("apply", short_help="Make this host have exactly the planned agents.")
 @planning_options
 @emitting_options
-@waiting_option
 @click.option("--dry-run", is_flag=True, help="Show what would be done, and do nothing.")
 @click.option(
     "--no-wait", is_flag=True, help="Do not wait for agents that finish a task first; the next apply goes on."
@@ -48,16 +43,8 @@ from supervisor_gen.writer import unified_diff
 @click.option("--json", "as_json", is_flag=True, help="Print what was done as JSON.")
 def command(
     *,
-    topology: str | None,
-    inventory: str | None,
-    host: str | None,
-    root: str,
-    wait_for_gpus: int,
-    format_: str,
-    program: str | None,
-    state_dir: str,
-    log_dir: str,
-    stop_signal: str,
+    planning: Planning,
+    emission: Emission,
     dry_run: bool,
     no_wait: bool,
     ready_timeout: int,
@@ -72,24 +59,19 @@ def command(
     files is touched, so that an image can be prepared.
     """
     if boot:
-        wait_for_gpus, no_wait, ready_timeout = max(wait_for_gpus, 60), True, 0
-    found = planned(topology=topology, inventory=inventory, host=host, root=root, wait_for_gpus=wait_for_gpus)
-    for warning in found.plan.warnings:
-        click.echo(f"supervisor-gen: WARNING: {warning}", err=True)
-    emitter, site = (
-        emitter_for(format_),
-        site_for(program, state_dir=state_dir, log_dir=log_dir, stop_signal=stop_signal),
-    )
+        planning, no_wait, ready_timeout = replace(planning, wait_for_gpus=BOOT_SECONDS), True, 0
+    found = planned(planning)
+    emitter, site = emission.emitter, emission.site
     change = change_for(found.root, found.plan, emitter, site=site, names=found.names)
-    supervisor = supervisor_for(format_, root=found.root, configuration=supervisor_config, site=site)
+    supervisor = supervisor_for(emission.format, root=found.root, configuration=supervisor_config, site=site)
     if dry_run:
         return _finish(found, _would(change), as_json=as_json, change=change)
     with state.locked(found.root):
-        check(change, found.plan, site, hidden=HIDDEN[format_], offline=supervisor is None)
+        check(change, found.plan, site, hidden=HIDDEN[emission.format], offline=supervisor is None)
         if supervisor is None:
             write(change, found.plan, emitter, site, draining=())
             state.save(found.root, change.names_after, _inventory(found))
-            if format_ == "systemd":
+            if emission.format == "systemd":
                 enable_in(found.root)
             return _finish(found, Result(done=_would(change).done), as_json=as_json)
         result = apply(

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import click
 
-from supervisor_gen.cli.options import (
-    emitter_for,
-    emitting_options,
-    planned,
-    planning_options,
-    site_for,
-    waiting_option,
-)
+from supervisor_gen.cli.options import Emission, Planning, emitting_options, planned, planning_options
 from supervisor_gen.emitters.systemd import ENABLED, ENVIRONMENTS, GENERATED_ENVIRONMENTS, UNITS
 from supervisor_gen.model import Files
 from supervisor_gen.state import inventory_file
@@ -23,34 +17,13 @@ from supervisor_gen.writer import write_files
 @click.command("emit", short_help="Write the files of a plan to a folder or to standard output.")
 @planning_options
 @emitting_options
-@waiting_option
 @click.option("--output", default="-", metavar="DIR", help="Folder to write to; - (without it) is standard output.")
 @click.option("--boot", metavar="DIR", help="For the boot-time shim: units of the saved inventory to this folder.")
-def command(
-    *,
-    topology: str | None,
-    inventory: str | None,
-    host: str | None,
-    root: str,
-    wait_for_gpus: int,
-    format_: str,
-    program: str | None,
-    state_dir: str,
-    log_dir: str,
-    stop_signal: str,
-    output: str,
-    boot: str | None,
-) -> int:
+def command(*, planning: Planning, emission: Emission, output: str, boot: str | None) -> int:
     """Write every file that `apply` would, and tell nobody about it. Same inputs, same bytes."""
     if boot:
-        inventory = str(inventory_file(Path(root)))
-    found = planned(topology=topology, inventory=inventory, host=host, root=root, wait_for_gpus=wait_for_gpus)
-    emitter = emitter_for(format_)
-    files = emitter.files_for(
-        found.plan, site_for(program, state_dir=state_dir, log_dir=log_dir, stop_signal=stop_signal)
-    )
-    for warning in found.plan.warnings:
-        click.echo(f"supervisor-gen: WARNING: {warning}", err=True)
+        planning = replace(planning, inventory=str(inventory_file(planning.root)))
+    files = emission.emitter.files_for(planned(planning).plan, emission.site)
     if boot:
         write_for_boot(Path(boot), files)
     elif output == "-":

@@ -1,31 +1,28 @@
-"""The options that the commands share, and what becomes of them: a topology, hosts with their GPUs, a plan."""
+"""The options that the commands share, and what becomes of them: a plan, and how it is written."""
 
 from __future__ import annotations
 
-import json
+import functools
 import os
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import click
 
-from agent.errors import ConfigError
-from agent.gpu.model import Inventory, Unknown
-from agent.gpu.wire import Described, hosts_from_json
+from agent.gpu.wire import Described
 from supervisor_gen import state
-from supervisor_gen.emitters import EMITTERS, Emitter, pick
-from supervisor_gen.model import HostPlan, Site, Topology
+from supervisor_gen.cli.sources import one_host
+from supervisor_gen.emitters import EMITTERS, Emitter
+from supervisor_gen.model import HostPlan, Site
 from supervisor_gen.plan import plan_host
 from supervisor_gen.topology import read_topology
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 TOPOLOGY = "etc/gpufleet/topology.conf"
-LOOK_SECONDS = 1.0
 
 _TOPOLOGY = click.option(
     "--topology", metavar="FILE", help=f"The declared agents (HOCON); /{TOPOLOGY} below the root without it."
@@ -66,23 +63,27 @@ _WAIT_FOR_GPUS = click.option(
 )
 
 
-def planning_options(command: F) -> F:
-    """Add what says whose agents are planned, and from what."""
-    for option in (_ROOT, _HOST, _INVENTORY, _TOPOLOGY):
-        command = option(command)
-    return command
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Planning:
+    """What the options say of whose agents are planned, and from what."""
+
+    topology: str | None
+    inventory: str | None
+    host: str | None
+    root: Path
+    wait_for_gpus: int
+
+    def topology_file(self) -> str:
+        return self.topology or str(self.root / TOPOLOGY)
 
 
-def emitting_options(command: F) -> F:
-    """Add what says how the plan is written."""
-    for option in (_STOP_SIGNAL, _LOG_DIR, _STATE_DIR, _PROGRAM, _FORMAT):
-        command = option(command)
-    return command
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Emission:
+    """What the options say of how a plan is written."""
 
-
-def waiting_option(command: F) -> F:
-    """Add `--wait-for-gpus`."""
-    return _WAIT_FOR_GPUS(command)
+    format: str
+    emitter: Emitter
+    site: Site
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,86 +91,61 @@ class Planned:
     """A plan and everything that it was made from."""
 
     root: Path
-    topology: Topology
     host: Described
     names: state.Names
     plan: HostPlan
 
 
-def planned(
-    *, topology: str | None, inventory: str | None, host: str | None, root: str, wait_for_gpus: int = 0
-) -> Planned:
-    """The plan of one host. Raises AgentError."""
-    base = Path(root).absolute()
-    declared = read_topology(topology or str(base / TOPOLOGY))
-    described = one_host(inventory, host, wait_for_gpus)
-    names = state.names_of(base)
-    plan = plan_host(described.host, described.inventory, declared, previous=names)
-    return Planned(root=base, topology=declared, host=described, names=names, plan=plan)
+def planning_options(command: F) -> F:
+    """Add the options that make a `Planning`, and pass it as `planning`."""
 
-
-def one_host(inventory: str | None, host: str | None, wait_for_gpus: int = 0) -> Described:
-    """The host to plan for: this one, or the one that an inventory file describes."""
-    if inventory is None:
-        return Described(host=host or own_name(), inventory=gpus_of_this_host(wait_for_gpus))
-    found = list(hosts_in(inventory))
-    chosen = [described for described in found if host in (None, described.host)] if len(found) > 1 else found
-    if len(chosen) != 1:
-        names = ", ".join(described.host for described in found[:5]) + (", …" if len(found) > 5 else "")
-        raise ConfigError(
-            f"{inventory} describes {len(found)} hosts" + (f", none of which is {host}" if not chosen else ""),
-            hint=f"Choose one with --host: {names}" if found else "",
+    @functools.wraps(command)
+    def with_planning(
+        *, topology: str | None, inventory: str | None, host: str | None, root: str, wait_for_gpus: int, **more: Any
+    ) -> Any:
+        planning = Planning(
+            topology=topology,
+            inventory=inventory,
+            host=host,
+            root=Path(root).absolute(),
+            wait_for_gpus=wait_for_gpus,
         )
-    return Described(host=host or chosen[0].host or own_name(), inventory=chosen[0].inventory)
+        return command(planning=planning, **more)
+
+    return cast(F, _with(with_planning, _WAIT_FOR_GPUS, _ROOT, _HOST, _INVENTORY, _TOPOLOGY))
 
 
-def hosts_in(inventory: str) -> Iterator[Described]:
-    """The hosts of an inventory: a file of one or of many, or a folder of files named after their hosts."""
-    if inventory == "-":
-        yield from hosts_from_json(_parsed(sys.stdin.read(), "standard input"), source="standard input")
-        return
-    path = Path(inventory)
-    files = sorted(path.glob("*.json")) if path.is_dir() else [path]
-    if not files:
-        raise ConfigError(f"{inventory}: no *.json file in this folder")
-    for file in files:
-        try:
-            text = file.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            reason = (error.strerror or "unreadable").lower() if isinstance(error, OSError) else "not UTF-8 text"
-            raise ConfigError(f"{file}: {reason}") from error
-        for described in hosts_from_json(_parsed(text, str(file)), source=str(file)):
-            yield Described(host=described.host or file.stem, inventory=described.inventory)
+def emitting_options(command: F) -> F:
+    """Add the options that make an `Emission`, and pass it as `emission`."""
+
+    @functools.wraps(command)
+    def with_emission(
+        *, format_: str, program: str | None, state_dir: str, log_dir: str, stop_signal: str, **more: Any
+    ) -> Any:
+        beside_us = os.path.join(os.path.dirname(os.path.abspath(sys.argv[0])), "clearml-agent")
+        site = Site(program=program or beside_us, state_dir=state_dir, log_dir=log_dir, stop_signal=stop_signal)
+        return command(emission=Emission(format=format_, emitter=EMITTERS[format_], site=site), **more)
+
+    return cast(F, _with(with_emission, _STOP_SIGNAL, _LOG_DIR, _STATE_DIR, _PROGRAM, _FORMAT))
 
 
-def gpus_of_this_host(wait_seconds: int = 0) -> Inventory:
-    """What NVML says, after waiting for a driver that is still being loaded."""
-    from agent.gpu.nvml import read_inventory
-
-    deadline = time.monotonic() + wait_seconds
-    while isinstance(found := read_inventory(with_peers=True), Unknown) and time.monotonic() < deadline:
-        time.sleep(LOOK_SECONDS)
-    return found
+def waiting_option(command: F) -> F:
+    """Add `--wait-for-gpus`."""
+    return _WAIT_FOR_GPUS(command)
 
 
-def own_name() -> str:
-    """The name of this host, as workers on it are called."""
-    return os.uname().nodename
+def planned(planning: Planning) -> Planned:
+    """The plan of one host. Raises AgentError."""
+    declared = read_topology(planning.topology_file())
+    described = one_host(planning.inventory, planning.host, planning.wait_for_gpus)
+    names = state.names_of(planning.root)
+    plan = plan_host(described.host, described.inventory, declared, previous=names)
+    for warning in plan.warnings:
+        click.echo(f"supervisor-gen: WARNING: {warning}", err=True)
+    return Planned(root=planning.root, host=described, names=names, plan=plan)
 
 
-def emitter_for(format_: str) -> Emitter:
-    """The emitter of `--format`."""
-    return pick(format_)
-
-
-def site_for(program: str | None, *, state_dir: str, log_dir: str, stop_signal: str) -> Site:
-    """How the host is laid out; `clearml-agent` is what was named, else the one beside us."""
-    beside_us = os.path.join(os.path.dirname(os.path.abspath(sys.argv[0])), "clearml-agent")
-    return Site(program=program or beside_us, state_dir=state_dir, log_dir=log_dir, stop_signal=stop_signal)
-
-
-def _parsed(text: str, source: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise ConfigError(f"{source}: not JSON: {error}") from error
+def _with(command: Callable[..., Any], *options: Callable[[Any], Any]) -> Callable[..., Any]:
+    for option in options:
+        command = option(command)
+    return command

@@ -7,7 +7,8 @@ import json
 import click
 
 from agent.errors import GpuSpecError
-from supervisor_gen.cli.options import TOPOLOGY, hosts_in, planned, planning_options, waiting_option
+from supervisor_gen.cli.options import Planning, planned, planning_options
+from supervisor_gen.cli.sources import hosts_in
 from supervisor_gen.fleet import FleetPlan, plan_fleet
 from supervisor_gen.report import fleet_table, fleet_to_json, plan_table, plan_to_json
 from supervisor_gen.topology import read_topology
@@ -15,28 +16,18 @@ from supervisor_gen.topology import read_topology
 
 @click.command("plan", short_help="Show which agents a host, or a fleet, should have.")
 @planning_options
-@waiting_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option(
     "--fleet", is_flag=True, help="Plan every host that --inventory (a file, or a folder of files) describes."
 )
-def command(
-    *,
-    topology: str | None,
-    inventory: str | None,
-    host: str | None,
-    root: str,
-    wait_for_gpus: int,
-    as_json: bool,
-    fleet: bool,
-) -> int:
+def command(*, planning: Planning, as_json: bool, fleet: bool) -> int:
     """Show which agents there should be. Changes nothing."""
     if fleet:
-        if inventory is None:
+        if planning.inventory is None:
             raise click.UsageError("--fleet needs --inventory")
-        return _fleet(topology or f"{root.rstrip('/')}/{TOPOLOGY}", inventory, as_json=as_json)
-    found = planned(topology=topology, inventory=inventory, host=host, root=root, wait_for_gpus=wait_for_gpus)
-    click.echo(json.dumps(plan_to_json(found.plan), indent=2) if as_json else plan_table(found.plan))
+        return _fleet(planning.topology_file(), planning.inventory, as_json=as_json)
+    plan = planned(planning).plan
+    click.echo(json.dumps(plan_to_json(plan), indent=2) if as_json else plan_table(plan))
     return 0
 
 

@@ -8,10 +8,4 @@ from supervisor_gen.emitters.systemd import Systemd
 
 EMITTERS: dict[str, Emitter] = {"systemd": Systemd(), "supervisord": Supervisord()}
 
-
-def pick(name: str) -> Emitter:
-    """The emitter of that name."""
-    return EMITTERS[name]
-
-
-__all__ = ["EMITTERS", "Emitter", "pick"]
+__all__ = ["EMITTERS", "Emitter"]
