@@ -6,7 +6,7 @@ import json
 
 import click
 
-from agent.errors import GpuSpecError
+from agent.errors import ConfigError, GpuSpecError
 from supervisor_gen.cli.options import Planning, planned, planning_options
 from supervisor_gen.cli.sources import hosts_in
 from supervisor_gen.fleet import FleetPlan, plan_fleet
@@ -33,9 +33,12 @@ def command(*, planning: Planning, as_json: bool, fleet: bool) -> int:
 
 def _fleet(topology: str, inventory: str, *, as_json: bool) -> int:
     declared = read_topology(topology)
-    plan = plan_fleet(((host.host, host.inventory) for host in hosts_in(inventory)), declared)
+    unread: list[ConfigError] = []
+    plan = plan_fleet(((host.host, host.inventory) for host in hosts_in(inventory, unread)), declared)
     click.echo(json.dumps(fleet_to_json(plan)) if as_json else fleet_table(plan))
-    return _code_of(plan)
+    for error in unread:
+        click.echo(f"supervisor-gen: ERROR: {error.message}", err=True)
+    return ConfigError.exit_code if unread else _code_of(plan)
 
 
 def _code_of(plan: FleetPlan) -> int:

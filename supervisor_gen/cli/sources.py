@@ -32,8 +32,11 @@ def one_host(inventory: str | None, host: str | None, wait_for_gpus: int = 0) ->
     return Described(host=host or chosen[0].host or own_name(), inventory=chosen[0].inventory)
 
 
-def hosts_in(inventory: str) -> Iterator[Described]:
-    """The hosts of an inventory: a file of one or of many, or a folder of files named after their hosts."""
+def hosts_in(inventory: str, unread: list[ConfigError] | None = None) -> Iterator[Described]:
+    """The hosts of an inventory: a file of one or of many, or a folder of files named after their hosts.
+
+    With `unread`, a file of a folder that cannot be read is put there, and costs the others nothing.
+    """
     if inventory == "-":
         yield from hosts_from_json(_parsed(sys.stdin.read(), "standard input"), source="standard input")
         return
@@ -43,12 +46,21 @@ def hosts_in(inventory: str) -> Iterator[Described]:
         raise ConfigError(f"{inventory}: no *.json file in this folder")
     for file in files:
         try:
-            text = file.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            reason = (error.strerror or "unreadable").lower() if isinstance(error, OSError) else "not UTF-8 text"
-            raise ConfigError(f"{file}: {reason}") from error
-        for described in hosts_from_json(_parsed(text, str(file)), source=str(file)):
-            yield Described(host=described.host or file.stem, inventory=described.inventory)
+            hosts = list(hosts_from_json(_parsed(_text_of(file), str(file)), source=str(file)))
+        except ConfigError as error:
+            if unread is None or len(files) == 1:
+                raise
+            unread.append(error)
+            continue
+        yield from (Described(host=each.host or file.stem, inventory=each.inventory) for each in hosts)
+
+
+def _text_of(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = (error.strerror or "unreadable").lower() if isinstance(error, OSError) else "not UTF-8 text"
+        raise ConfigError(f"{file}: {reason}") from error
 
 
 def gpus_of_this_host(wait_seconds: int = 0) -> Inventory:

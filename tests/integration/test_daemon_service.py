@@ -153,7 +153,7 @@ def test_the_watchdog_is_fed_by_the_loop_and_starves_when_it_hangs(
 def test_a_busy_agent_and_one_whose_server_hangs_go_on_feeding_the_watchdog(
     listener: Listener, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("WATCHDOG_USEC", "600000")
+    monkeypatch.setenv("WATCHDOG_USEC", "2000000")
     loud = "import time\nend = time.time() + 3\nwhile time.time() < end: print('x' * 100)"
     with ServerProcess(tmp_path / "server") as server:
         server.new_queue("loud")
@@ -162,10 +162,10 @@ def test_a_busy_agent_and_one_whose_server_hangs_go_on_feeding_the_watchdog(
             wait_for_status(server, task, "completed", seconds=60)
             server.process.send_signal(signal.SIGSTOP)
             hung = time.monotonic()
-            wait_for(lambda: time.monotonic() > hung + 3)
+            wait_for(lambda: time.monotonic() > hung + 4)
             server.process.send_signal(signal.SIGCONT)
         moments = listener.times_of("WATCHDOG")
-        assert max(later - earlier for earlier, later in itertools.pairwise(moments)) < 0.6
+        assert max(later - earlier for earlier, later in itertools.pairwise(moments)) < 2
 
 
 def test_by_hand_it_fails_at_once_without_its_server_and_under_a_supervisor_it_waits(

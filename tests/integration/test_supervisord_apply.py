@@ -57,9 +57,12 @@ class Site:
         found: dict[str, Any] = json.loads(done.stdout)
         return found
 
+    def supervisorctl(self, *words: str) -> str:
+        command = [str(BIN / "supervisorctl"), "-c", str(self.root / "supervisord.conf"), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout
+
     def pids(self) -> dict[str, str]:
-        command = [str(BIN / "supervisorctl"), "-c", str(self.root / "supervisord.conf"), "status"]
-        lines = subprocess.run(command, capture_output=True, text=True, check=False).stdout.splitlines()
+        lines = self.supervisorctl("status").splitlines()
         running = [line.replace(",", "").split() for line in lines if " RUNNING " in line]
         return {words[0]: words[words.index("pid") + 1] for words in running}
 
@@ -118,6 +121,18 @@ def test_apply_starts_changes_and_removes_agents_without_touching_the_others(sit
     assert site.pids() == {name: pid for name, pid in after.items() if name != "two"}
     assert not (site.root / "etc/supervisor/conf.d/clearml-agent-two.conf").exists()
     assert subprocess.run(site.command("diff"), capture_output=True, check=False).returncode == 0
+
+
+def test_supervisorctl_update_by_hand_touches_only_what_was_emitted_anew(site: Site) -> None:
+    site.declare(slot("one", "first"), slot("two", "second"))
+    site.apply()
+    before = site.pids()
+    site.declare(slot("one", "first"), slot("two", "second", "other"))
+    subprocess.run(site.command("emit", "--output", str(site.root)), check=True, capture_output=True)
+    assert "two: updated process group" in site.supervisorctl("update")
+    after = wait_for(lambda: len(found := site.pids()) == 2 and found)
+    assert after["one"] == before["one"]
+    assert after["two"] != before["two"]
 
 
 def test_a_task_goes_on_while_its_agent_is_restarted_and_is_finished_before_its_agent_goes(site: Site) -> None:

@@ -220,6 +220,17 @@ def test_a_fleet_with_a_host_that_does_not_fit_ends_with_7_and_plans_the_others(
     assert "gpu01" in out
 
 
+def test_one_inventory_of_a_folder_that_cannot_be_read_costs_the_others_nothing(host: Host, tmp_path: Path) -> None:
+    host.inventory = tmp_path / "inventories"
+    host.inventory.mkdir()
+    for name in ("gpu01", "gpu03"):
+        (host.inventory / f"{name}.json").write_text(json.dumps({**EIGHT, "host": name}))
+    (host.inventory / "gpu02.json").write_text("{")
+    code, out, err = host.call("plan", "--fleet")
+    assert (code, out.splitlines()[-1]) == (3, "2 hosts, 18 agents")
+    assert "gpu02.json: not JSON" in err
+
+
 @pytest.mark.parametrize("text", ["", "{", '{"gpus": [{"minor": "x"}]}', '{"gps": []}'])
 def test_an_inventory_that_is_none_is_refused(host: Host, text: str) -> None:
     host.inventory.write_text(text)
