@@ -12,7 +12,15 @@ from agent.gpu.model import Unknown
 from agent.gpu.wire import host_to_json
 from supervisor_gen import state
 from supervisor_gen.apply import Change, Result, apply, change_for, check, write
-from supervisor_gen.cli.options import Emission, Planned, Planning, emitting_options, planned, planning_options
+from supervisor_gen.cli.options import (
+    Emission,
+    Planned,
+    Planning,
+    emitting_options,
+    planned,
+    planning_options,
+    tell_warnings,
+)
 from supervisor_gen.steps import Action
 from supervisor_gen.supervisors import HIDDEN, supervisor_for
 from supervisor_gen.supervisors.systemd import enable_in
@@ -61,6 +69,7 @@ def command(
     if boot:
         planning, no_wait, ready_timeout = replace(planning, wait_for_gpus=BOOT_SECONDS), True, 0
     found = planned(planning)
+    tell_warnings(found.plan)
     emitter, site = emission.emitter, emission.site
     change = change_for(found.root, found.plan, emitter, site=site, names=found.names)
     supervisor = supervisor_for(emission.format, root=found.root, configuration=supervisor_config, site=site)

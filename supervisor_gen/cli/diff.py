@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from supervisor_gen.apply import change_for
-from supervisor_gen.cli.options import Emission, Planning, emitting_options, planned, planning_options
+from supervisor_gen.cli.options import Emission, Planning, emitting_options, planned, planning_options, tell_warnings
 from supervisor_gen.writer import unified_diff
 
 
@@ -18,6 +18,7 @@ def command(*, planning: Planning, emission: Emission) -> int:
     Exit code 0: nothing; 1: something. Values of variables that the topology sets are not shown.
     """
     found = planned(planning)
+    tell_warnings(found.plan)
     change = change_for(found.root, found.plan, emission.emitter, site=emission.site, names=found.names)
     for line in unified_diff(change.before, change.after):
         click.echo(line)

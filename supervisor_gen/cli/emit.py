@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from supervisor_gen.cli.options import Emission, Planning, emitting_options, planned, planning_options
+from supervisor_gen.cli.options import Emission, Planning, emitting_options, planned, planning_options, tell_warnings
 from supervisor_gen.emitters.systemd import ENABLED, ENVIRONMENTS, GENERATED_ENVIRONMENTS, UNITS
 from supervisor_gen.model import Files
 from supervisor_gen.state import inventory_file
@@ -23,7 +23,9 @@ def command(*, planning: Planning, emission: Emission, output: str, boot: str | 
     """Write every file that `apply` would, and tell nobody about it. Same inputs, same bytes."""
     if boot:
         planning = replace(planning, inventory=str(inventory_file(planning.root)))
-    files = emission.emitter.files_for(planned(planning).plan, emission.site)
+    plan = planned(planning).plan
+    tell_warnings(plan)
+    files = emission.emitter.files_for(plan, emission.site)
     if boot:
         write_for_boot(Path(boot), files)
     elif output == "-":

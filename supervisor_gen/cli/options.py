@@ -140,9 +140,13 @@ def planned(planning: Planning) -> Planned:
     described = one_host(planning.inventory, planning.host, planning.wait_for_gpus)
     names = state.names_of(planning.root)
     plan = plan_host(described.host, described.inventory, declared, previous=names)
+    return Planned(root=planning.root, host=described, names=names, plan=plan)
+
+
+def tell_warnings(plan: HostPlan) -> None:
+    """Say what a person should know, for commands whose output does not."""
     for warning in plan.warnings:
         click.echo(f"supervisor-gen: WARNING: {warning}", err=True)
-    return Planned(root=planning.root, host=described, names=names, plan=plan)
 
 
 def _with(command: Callable[..., Any], *options: Callable[[Any], Any]) -> Callable[..., Any]:
