@@ -8,32 +8,23 @@ any point and run again.
 
 from __future__ import annotations
 
-import grp
-import os
-import pwd
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from agent.errors import ConfigError
-from agent.files import read_json
 from supervisor_gen import state
+from supervisor_gen.drain import Drain, Say
 from supervisor_gen.emitters import Emitter
-from supervisor_gen.model import DEFAULT_CONFIG_FILE, DEFAULT_USER, Files, HostPlan, PlannedAgent, Site
+from supervisor_gen.model import Files, HostPlan, Site
 from supervisor_gen.steps import Action, Step, steps_for
-from supervisor_gen.supervisors.base import Condition, State, Supervisor
-from supervisor_gen.writer import compare, files_on_disk, refuse_foreign, remove_files, write_files
+from supervisor_gen.supervisors.base import AT_REST, Condition, State, Supervisor
+from supervisor_gen.writer import compare, files_on_disk, remove_files, write_files
 
 LOOK_SECONDS = 0.5
-#: An agent that is between two starts when it is asked to drain is asked again.
-ASK_AGAIN_SECONDS = 5.0
-#: How long an agent that was started may take until it is seen to run; at boot its turn comes after ours.
-BEGIN_SECONDS = 60.0
-_AT_REST = (Condition.GONE, Condition.FAILED, Condition.MASKED)
-
-Say = Callable[[str], None]
+#: What an agent without a task takes to leave; it is waited for in any case.
+IDLE_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,47 +67,6 @@ def change_for(root: Path, plan: HostPlan, emitter: Emitter, *, site: Site, name
     return Change(root=root, before=before, after=after, steps=steps, names_before=names, names_after=names_after)
 
 
-def check(change: Change, plan: HostPlan, site: Site, *, hidden: Sequence[str] = (), offline: bool = False) -> None:
-    """Refuse before anything is written: foreign files in the way; programs, accounts and users that are not there.
-
-    `hidden` are places that agents cannot see. `offline`: an image is prepared, into which all that may come later.
-    """
-    refuse_foreign(change.root, change.after)
-    if offline:
-        return
-    if plan.agents and not Path(site.program).exists():
-        raise ConfigError(f"there is no {site.program}", hint="--program names the clearml-agent that the units call.")
-    _refuse_hidden(site.program, hidden)
-    for agent in plan.agents:
-        _refuse_unknown_user(agent)
-        if not Path(agent.settings.config_file).exists():
-            raise ConfigError(
-                f"{agent.place}: agent {agent.name} is to read {agent.settings.config_file}, which does not exist",
-                hint=f"`clearml-agent init` writes one; {DEFAULT_CONFIG_FILE} (mode 0600) is the usual place.",
-            )
-
-
-def _refuse_hidden(program: str, hidden: Sequence[str]) -> None:
-    """A program in a place that the units hide from their processes would only fail in the unit."""
-    place = next((place for place in hidden if os.path.realpath(program).startswith(f"{place}/")), "")
-    if place:
-        raise ConfigError(
-            f"{program} is below {place}, which the units hide",
-            hint="Install gpufleet elsewhere (/opt/gpufleet/current is the usual place), or name it by --program.",
-        )
-
-
-def _refuse_unknown_user(agent: PlannedAgent) -> None:
-    try:
-        if agent.settings.user != DEFAULT_USER:
-            pwd.getpwnam(agent.settings.user)
-        if agent.settings.mode == "docker":
-            grp.getgrnam("docker")
-    except KeyError as error:
-        missing = "group docker" if error.args[0].startswith("getgrnam") else f"user {agent.settings.user}"
-        raise ConfigError(f"{agent.place}: agent {agent.name} needs the {missing}, which is not there") from error
-
-
 def write(change: Change, plan: HostPlan, emitter: Emitter, site: Site, *, draining: Iterable[str]) -> None:
     """Bring the disk to the plan, with the agents in `draining` as they were."""
     draining = tuple(draining)
@@ -153,100 +103,61 @@ def apply(
     ready_seconds: float,
     say: Say,
 ) -> Result:
-    """Write, tell the supervisor, start, restart, drain; wait as far as asked to."""
+    """Write, tell the supervisor, start, restart, drain; wait as far as asked to.
+
+    An agent whose GPU is still in the hands of one that drains is started when that has left.
+    """
     result = Result()
-    draining = change.agents(Action.REMOVE, Action.REPLACE)
-    write(change, plan, emitter, site, draining=draining)
-    state.save(change.root, names_while(change, draining), inventory)
+    left = set(change.agents(Action.REMOVE, Action.REPLACE))
+    write(change, plan, emitter, site, draining=left)
+    state.save(change.root, names_while(change, left), inventory)
     supervisor.prepare()
     supervisor.reload([step.agent for step in change.steps])
     states = supervisor.states([step.agent for step in change.steps])
-    start, restart = _to_start(change, states, result)
-    supervisor.start(start)
+    due, restart = _to_start(change, states, result)
+    drain = Drain(supervisor, plan.host, Path(site.state_dir), say)
+    drain.ask(left)
     supervisor.restart(restart)
-    left = set(draining)
-    asked = Drain(supervisor, plan.host, Path(site.state_dir), say)
-    asked.ask(left)
-    expected = {*start, *restart}
-    deadline = time.monotonic() + ready_seconds
+    expected = {*restart}
+    began = ready_from = time.monotonic()
     while True:
-        ended = asked.ended(left)
-        if ended:
+        if ended := drain.ended(left):
             left -= ended
             write(change, plan, emitter, site, draining=left)
             state.save(change.root, names_while(change, left), inventory)
-            replaced = sorted(ended & set(change.agents(Action.REPLACE)))
-            supervisor.forget(sorted(ended - set(replaced)))
-            supervisor.reload(replaced)
-            supervisor.start(replaced)
-            expected |= set(replaced)
-            deadline = time.monotonic() + ready_seconds
-            result.done.update(dict.fromkeys(ended - set(replaced), "removed"))
-            result.done.update(dict.fromkeys(replaced, "replaced"))
+            due += _after_drain(change, ended, supervisor, result)
+        if start := [agent for agent in due if not _is_held(change, agent, left)]:
+            supervisor.start(start)
+            due = [agent for agent in due if agent not in start]
+            expected |= {*start}
+            ready_from = time.monotonic()
         _note_ready(supervisor.states(sorted(expected)), expected, result)
-        if not (left and wait_for_tasks) and (not expected or time.monotonic() >= deadline):
+        now = time.monotonic()
+        waits_for_tasks = left and (wait_for_tasks or now < began + IDLE_SECONDS)
+        if not waits_for_tasks and not (expected and now < ready_from + ready_seconds):
             break
         time.sleep(LOOK_SECONDS)
     _note_the_rest(supervisor, expected, left, result)
+    for agent in due:
+        result.done.pop(agent, None)
+        result.waiting[agent] = "its GPU is not free yet"
     return result
 
 
-class Drain:
-    """Agents that were asked to finish their tasks and leave, and what they say meanwhile."""
-
-    def __init__(self, supervisor: Supervisor, host: str, state_dir: Path, say: Say) -> None:
-        self._supervisor = supervisor
-        self._host = host
-        self._state_dir = state_dir
-        self._say = say
-        self._said: dict[str, str] = {}
-        self._started_at: dict[str, float] = {}
-        self._asked_at = 0.0
-
-    def ask(self, agents: Iterable[str]) -> None:
-        """Ask those that run. One that does not, and has left a task behind, is started to account for it."""
-        states = self._supervisor.states(sorted(agents))
-        behind = [
-            agent
-            for agent, found in states.items()
-            if found.condition in _AT_REST
-            and agent not in self._started_at
-            and has_unfinished(self._state_dir, self._host, agent)
-        ]
-        self._supervisor.start(behind)
-        self._started_at |= dict.fromkeys(behind, time.monotonic())
-        self._supervisor.drain([agent for agent, found in states.items() if found.condition not in _AT_REST])
-        self._asked_at = time.monotonic()
-
-    def ended(self, agents: set[str]) -> set[str]:
-        """Those that have left by now; what the others say is passed on whenever it changes."""
-        if not agents:
-            return set()
-        if time.monotonic() > self._asked_at + ASK_AGAIN_SECONDS:
-            self.ask(agents)
-        states = self._supervisor.states(sorted(agents))
-        for agent, found in states.items():
-            if found.condition not in _AT_REST and self._said.get(agent) != found.says:
-                self._said[agent] = found.says
-                self._say(f"{agent}: {found.says or 'draining'}")
-        return {agent for agent, found in states.items() if self._has_left(agent, found)}
-
-    def _has_left(self, agent: str, found: State) -> bool:
-        """Whether an agent is at rest for good: one that was started to account for a task may not have begun yet."""
-        if found.condition is not Condition.GONE or agent not in self._started_at:
-            return found.condition in _AT_REST
-        is_late = time.monotonic() > self._started_at[agent] + BEGIN_SECONDS
-        return is_late or not has_unfinished(self._state_dir, self._host, agent)
+def _after_drain(change: Change, ended: set[str], supervisor: Supervisor, result: Result) -> list[str]:
+    """Forget agents that are gone for good; those that come back with other devices are to be started."""
+    replaced = sorted(ended & set(change.agents(Action.REPLACE)))
+    removed = sorted(ended - set(replaced))
+    supervisor.forget(removed)
+    supervisor.reload(replaced)
+    result.done |= {**dict.fromkeys(removed, "removed"), **dict.fromkeys(replaced, "replaced")}
+    return replaced
 
 
-def has_unfinished(state_dir: Path, host: str, agent: str) -> bool:
-    """Whether a run of this agent waits to be accounted for (docs/architecture.md, "The run directory")."""
-    worker = f"{host}:{agent}"
-    runs = state_dir.parent.glob(f"{state_dir.name}*/runs")  # an agent with another user has another directory
-    return any(
-        (read_json(claim) or {}).get("worker") == worker
-        for claim in (found for folder in runs for found in folder.glob("*/claim.json"))
-    )
+def _is_held(change: Change, agent: str, draining: set[str]) -> bool:
+    """Whether a device that `agent` is to have belongs to another agent that has not left yet."""
+    held = {uuid for other in draining - {agent} for uuid in change.names_before.get(other, ())}
+    return bool(held & {*change.names_after.get(agent, ())})
 
 
 def _to_start(change: Change, states: Mapping[str, State], result: Result) -> tuple[list[str], list[str]]:
@@ -258,7 +169,7 @@ def _to_start(change: Change, states: Mapping[str, State], result: Result) -> tu
             continue
         if condition is Condition.MASKED:
             result.done[step.agent] = "masked: left alone"
-        elif condition in _AT_REST:
+        elif condition in AT_REST:
             start.append(step.agent)
             result.done[step.agent] = "started"
         elif step.action is Action.KEEP:

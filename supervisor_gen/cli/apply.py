@@ -11,7 +11,7 @@ from agent.errors import AgentError, GpusUnknown
 from agent.gpu.model import Unknown
 from agent.gpu.wire import host_to_json
 from supervisor_gen import state
-from supervisor_gen.apply import Change, Result, apply, change_for, check, write
+from supervisor_gen.apply import Change, Result, apply, change_for, write
 from supervisor_gen.cli.options import (
     Emission,
     Planned,
@@ -21,6 +21,7 @@ from supervisor_gen.cli.options import (
     planning_options,
     tell_warnings,
 )
+from supervisor_gen.preflight import check
 from supervisor_gen.steps import Action
 from supervisor_gen.supervisors import HIDDEN, supervisor_for
 from supervisor_gen.supervisors.systemd import enable_in
@@ -76,7 +77,7 @@ def command(
     if dry_run:
         return _finish(found, _would(change), as_json=as_json, change=change)
     with state.locked(found.root):
-        check(change, found.plan, site, hidden=HIDDEN[emission.format], offline=supervisor is None)
+        check(found.root, change.after, found.plan, site, hidden=HIDDEN[emission.format], offline=supervisor is None)
         if supervisor is None:
             write(change, found.plan, emitter, site, draining=())
             state.save(found.root, change.names_after, _inventory(found))

@@ -22,6 +22,10 @@ class Condition(StrEnum):
     MASKED = "masked"  # an operator does not want it to run
 
 
+#: Nothing of the agent runs, and nobody is about to start it.
+AT_REST = frozenset({Condition.GONE, Condition.FAILED, Condition.MASKED})
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class State:
     """One agent as its supervisor sees it. `says` is what the agent says of itself, or how it ended."""

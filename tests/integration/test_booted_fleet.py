@@ -269,6 +269,34 @@ def test_changed_queues_restart_the_agent_and_leave_its_task_alone(fleet: Fleet)
     assert "queue 4, other" in fleet.host.property(unit_of("gpu4"), "StatusText")
 
 
+def test_a_gpu_goes_from_agent_to_agent_only_when_its_task_has_ended(fleet: Fleet) -> None:
+    task = fleet.run_task(WAITING, "gpu0")
+    solo = '{{ name: solo, count: 1, gpu {{ model: "number {}" }}, queues: ["queue 0"] }}'
+    others = TOPOLOGY.replace('"number 0"', '"number 9"')
+    fleet.host.write("/etc/gpufleet/topology.conf", others + solo.format(0) + "]\n")
+    result = fleet.apply("--no-wait")
+    assert result["waiting"].keys() == {"gpu0", "solo"}
+    assert fleet.host.property(unit_of("solo"), "ActiveState") == "inactive"
+    fleet.go("gpu0")
+    assert wait_for_status(fleet.server, task, "completed", "failed")["status"] == "completed"
+    assert fleet.apply()["waiting"] == {}
+    assert fleet.host.property(unit_of("solo"), "ActiveState") == "active"
+
+    task = create_script(fleet.server, WAITING, queue="queue 0")
+    wait_for(lambda: console_of(fleet.server, task, level="DEBUG"))
+    moved = TOPOLOGY.replace('"number 1"', '"number 9"').replace('"number 0"', '"number 9"')
+    fleet.host.write("/etc/gpufleet/topology.conf", moved + solo.format(1) + "]\n")
+    assert "solo" in fleet.apply("--no-wait")["waiting"]
+    fence = "/etc/systemd/system/clearml-agents-solo.slice"
+    assert "/dev/nvidia0 " in fleet.host.read(fence)
+    fleet.go("solo")
+    found = wait_for_status(fleet.server, task, "completed", "failed")
+    assert (found["status"], found["last_worker"]) == ("completed", "gpuhost:solo")
+    assert fleet.apply()["done"]["solo"] in {"replaced", "started"}
+    assert "/dev/nvidia1 " in fleet.host.read(fence)
+    assert fleet.host.property(unit_of("solo"), "ActiveState") == "active"
+
+
 def test_cpu_agents_are_added_beside_the_gpus(fleet: Fleet) -> None:
     before = fleet.pids()
     fleet.host.write("/etc/gpufleet/topology.conf", TOPOLOGY + SERVICES + "]\n")
