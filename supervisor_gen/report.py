@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from supervisor_gen.emitters.base import cpu_list, cpus_for
+from agent.gpu.nvml import cpu_list
+from supervisor_gen.emitters.base import cpus_for
 from supervisor_gen.fleet import FleetPlan
 from supervisor_gen.model import AgentSettings, Device, HostPlan, PlannedAgent
 from supervisor_gen.table import table
@@ -108,7 +109,7 @@ def _row(agent: PlannedAgent) -> list[str]:
 def _labels(devices: Sequence[Device]) -> str:
     """Neighbouring GPUs as a range, as `--gpus` takes it."""
     if all(device.label.isdecimal() for device in devices):
-        return cpu_list({int(device.label) for device in devices})
+        return cpu_list(sorted({int(device.label) for device in devices}))
     return ",".join(device.label for device in devices)
 
 

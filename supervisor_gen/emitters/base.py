@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from agent.gpu.nvml import cpu_list
 from supervisor_gen.model import DEFAULT_USER, AgentSettings, Files, HostPlan, PlannedAgent, Site
 
 MARK = "# Made by supervisor-gen"
@@ -94,7 +95,7 @@ def cpus_for(agent: PlannedAgent) -> str:
         return agent.settings.limits.cpus
     if not agent.devices or not all(device.cpus for device in agent.devices):
         return ""
-    return cpu_list({cpu for device in agent.devices for cpu in cpus_in(device.cpus)})
+    return cpu_list(sorted({cpu for device in agent.devices for cpu in cpus_in(device.cpus)}))
 
 
 def numa_for(agent: PlannedAgent) -> int | None:
@@ -110,17 +111,6 @@ def cpus_in(text: str) -> set[int]:
         first, _, last = part.partition("-")
         cpus.update(range(int(first), int(last or first) + 1))
     return cpus
-
-
-def cpu_list(cpus: set[int]) -> str:
-    """CPUs as the kernel writes a list, in order."""
-    spans: list[list[int]] = []
-    for cpu in sorted(cpus):
-        if spans and cpu == spans[-1][1] + 1:
-            spans[-1][1] = cpu
-        else:
-            spans.append([cpu, cpu])
-    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in spans)
 
 
 def has_own_user(settings: AgentSettings) -> bool:
