@@ -127,7 +127,8 @@ class ExecutorSetup:
 
     `settings` is `Settings.to_json()`; `environment` is laid over the inherited environment of the task's process
     (GPU visibility, worker id), `umask` is what that process had without us; `optimize` counts `-O` flags for the
-    task's interpreter; `log_level` becomes CLEARML_LOG_LEVEL.
+    task's interpreter; `log_level` becomes CLEARML_LOG_LEVEL. `leases` are open descriptors that the task's process
+    inherits: who holds them has the GPUs.
     """
 
     settings: Json
@@ -137,6 +138,7 @@ class ExecutorSetup:
     optimize: int = 0
     log_level: str = "INFO"
     standalone: bool = False
+    leases: tuple[int, ...] = ()
     version: int = 1
 
     def to_json(self) -> Json:
@@ -145,7 +147,7 @@ class ExecutorSetup:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> ExecutorSetup:
         known = {name: data[name] for name in cls.__dataclass_fields__ if name in data}
-        return cls(**known)
+        return cls(**{**known, "leases": tuple(known.get("leases") or ())})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,7 +156,12 @@ class WorkerSetup:
 
     `settings` is `Settings.to_json()`. `gpus` is the text of `--gpus` (None: not given), `gpu_environment` the
     variables it stands for, `gpu_suffix` its part of the worker id ("gpu0,1"; None: the id ends in a slot number).
-    `queues` are names or ids in order of preference; empty: the server's default queue. `log_level` is ours,
+    `units` are the GPUs and MIG instances that it names ({"label", "uuid", "gpu", "numa"}) and `links` how closely they
+    are connected ([uuid, uuid, `Link`]); both empty where nobody can tell. `share` is the part of these GPUs that the
+    agent may use (None: all of it).
+    `queues` are names or ids in order of preference; empty: the server's default queue. `services` is how many tasks
+    run at once, each as a sub-worker (None: one, as the worker itself; 0: any number). `wishes` are how many GPUs a
+    task of each queue gets at least and at most; not empty: GPUs are shared out to many tasks. `log_level` is ours,
     `task_umask` is the umask that the daemon was called with (its own is 077), `json_logs` switches the daemon's own
     log to one JSON object a line.
     """
@@ -167,6 +174,11 @@ class WorkerSetup:
     gpus: str | None = None
     gpu_environment: Mapping[str, str] = field(default_factory=dict)
     gpu_suffix: str | None = None
+    units: tuple[Json, ...] = ()
+    links: tuple[tuple[str, str, str], ...] = ()
+    share: float | None = None
+    services: int | None = None
+    wishes: tuple[tuple[int, int], ...] = ()
     cpu_only: bool = False
     polling_interval_seconds: float | None = None
     child_report_tags: tuple[str, ...] = ()
@@ -183,6 +195,8 @@ class WorkerSetup:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> WorkerSetup:
         known = {name: data[name] for name in cls.__dataclass_fields__ if name in data}
-        for name in ("queues", "child_report_tags"):
+        for name in ("queues", "child_report_tags", "units"):
             known[name] = tuple(known.get(name) or ())
+        for name in ("links", "wishes"):
+            known[name] = tuple(tuple(entry) for entry in known.get(name) or ())
         return cls(**known)

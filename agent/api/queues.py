@@ -2,25 +2,28 @@
 
 `queues.get_next_task` with `task` pops only that very task (ClearML Server 2.21 and later), so the name of a task can
 be written down before it is taken. On our own server (`agent.api.server.Features`) one request can wait for several
-queues, look without popping, and repeat a pop without harm by carrying the same `claim`.
+queues, look without popping, repeat a pop without harm by carrying the same `claim`, and tell what was said about the
+worker and its queues as soon as it is said (`watch`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from agent.api.client import Call, plain
+from agent.api.workers import Property, properties_in
 from agent.models import Json
 
 
 @dataclass(frozen=True, slots=True)
 class Queue:
-    """Id and name of a queue; `tags` may hold `force_workers:on` or `:off`."""
+    """Id and name of a queue; `tags` may hold `force_workers:on` or `:off`. `is_gone`: it has been deleted."""
 
     id: str
     name: str
     tags: tuple[str, ...] = ()
+    is_gone: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +34,33 @@ class Waiting:
     queue: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Steering:
+    """What has been said about a worker and its queues from outside; `mark` names this state of it, on our server."""
+
+    queues: tuple[Queue, ...]
+    properties: Mapping[str, Property] = field(default_factory=dict)
+    mark: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Watch:
+    """Whose steering to tell of, together with the next task, when it is no longer the one of mark `known`."""
+
+    worker: str
+    queues: tuple[str, ...]
+    known: str = ""
+
+
 def _queues(data: Json) -> list[Queue]:
-    return [Queue(str(q["id"]), str(q.get("name", "")), tuple(q.get("tags") or ())) for q in data.get("queues", [])]
+    return [
+        Queue(str(q["id"]), str(q.get("name", "")), tuple(q.get("tags") or ()), bool(q.get("gone")))
+        for q in data.get("queues", [])
+    ]
+
+
+def _steering(data: Json) -> Steering:
+    return Steering(queues=tuple(_queues(data)), properties=properties_in(data), mark=str(data.get("mark") or ""))
 
 
 def by_ids(ids: Sequence[str]) -> Call[list[Queue]]:
@@ -65,17 +93,23 @@ def peek(queue: str) -> Call[Waiting | None]:
     return Call(endpoint="queues.peek_task", body={"queue": queue}, parse=parse)
 
 
-def wait_for_next(queues: Sequence[str], *, hold_seconds: float) -> Call[Waiting | None]:
+def wait_for_next(
+    queues: Sequence[str], *, hold_seconds: float, watch: Watch | None = None
+) -> Call[tuple[Waiting | None, Steering | None]]:
     """The next task of several queues in order of preference, not popped, reserved for us for a moment.
 
-    Only for a server with the feature `get_next_task.wait`.
+    Only for a server with the feature `get_next_task.wait`. With `watch` (`get_next_task.watch`) the reply tells the
+    steering, too, and comes at once, without a task, when it has changed; then `queues` may be empty.
     """
 
-    def parse(data: Json) -> Waiting | None:
-        entry = data.get("entry")
-        return Waiting(str(entry["task"]), str(data.get("queue") or queues[0])) if entry else None
+    def parse(data: Json) -> tuple[Waiting | None, Steering | None]:
+        entry, steering = data.get("entry"), data.get("steering")
+        waiting = Waiting(str(entry["task"]), str(data.get("queue") or queues[0])) if entry else None
+        return waiting, _steering(steering) if steering else None
 
-    body = {"queues": list(queues), "wait": hold_seconds, "peek": True}
+    body: Json = {"queues": list(queues), "wait": hold_seconds, "peek": True}
+    if watch is not None:
+        body["watch"] = {"worker": watch.worker, "queues": list(watch.queues), "known": watch.known}
     return Call(endpoint="queues.get_next_task", body=body, parse=parse, hold_seconds=hold_seconds)
 
 

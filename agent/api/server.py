@@ -18,6 +18,7 @@ class Features:
     """The extensions of one server; all absent on a ClearML Server."""
 
     wait_for_task: bool = False  # get_next_task holds the request and looks at several queues
+    watch: bool = False  # and tells what was said about the worker and its queues
     repeatable_pop: bool = False  # a named pop with the same claim gives the same answer again
     log_ids: bool = False  # a console event with a known id is not stored twice
     wait_for_status: bool = False  # tasks.get_all holds the request until a status changes
@@ -27,6 +28,7 @@ class Features:
         names = set(info.get("features") or ())
         return cls(
             wait_for_task="get_next_task.wait" in names,
+            watch="get_next_task.watch" in names,
             repeatable_pop="get_next_task.claim" in names,
             log_ids="events.log_ids" in names,
             wait_for_status="tasks.status_wait" in names,

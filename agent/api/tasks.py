@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from agent.api.client import Call, plain
@@ -33,23 +34,41 @@ def find_by_name(name: str) -> Call[list[Json]]:
     return Call(endpoint="tasks.get_all", body=body, parse=same_name)
 
 
-def look(task_id: str, *, known: StatusLook | None = None, hold_seconds: float = 0.0) -> Call[StatusLook | None]:
-    """Status and message of a task, None if it is gone.
-
-    With `hold_seconds` (only for a server with the feature `tasks.status_wait`) the answer is kept back until it
-    differs from `known`.
-    """
+def look(task_id: str) -> Call[StatusLook | None]:
+    """Status and message of a task, None if it is gone."""
 
     def parse(data: Json) -> StatusLook | None:
-        for task in data.get("tasks", []):
-            if task.get("id", task_id) == task_id:
-                return StatusLook(TaskStatus(str(task.get("status"))), str(task.get("status_message") or ""))
-        return None
+        return _looks(data).get(task_id)
 
-    body: Json = {"id": [task_id], "only_fields": ["status", "status_message"], "search_hidden": True}
-    if hold_seconds and known is not None:
-        body |= {"wait": hold_seconds, "known": {task_id: [known.status.value, known.message]}}
-    return Call(endpoint="tasks.get_all", body=body, parse=parse, hold_seconds=hold_seconds)
+    return Call(endpoint="tasks.get_all", body=_look_at([task_id]), parse=parse)
+
+
+def look_at(
+    task_ids: Sequence[str], *, known: Mapping[str, StatusLook] | None = None, hold_seconds: float = 0.0
+) -> Call[dict[str, StatusLook]]:
+    """Status and message of several tasks, by id, without those that are gone.
+
+    With `hold_seconds` (only for a server with the feature `tasks.status_wait`) the answer is kept back until one of
+    them differs from `known`.
+    """
+    body = _look_at(task_ids)
+    if hold_seconds and known:
+        body |= {
+            "wait": hold_seconds,
+            "known": {task: [seen.status.value, seen.message] for task, seen in known.items()},
+        }
+    return Call(endpoint="tasks.get_all", body=body, parse=_looks, hold_seconds=hold_seconds)
+
+
+def _look_at(task_ids: Sequence[str]) -> Json:
+    return {"id": list(task_ids), "only_fields": ["id", "status", "status_message"], "search_hidden": True}
+
+
+def _looks(data: Json) -> dict[str, StatusLook]:
+    return {
+        str(task["id"]): StatusLook(TaskStatus(str(task.get("status"))), str(task.get("status_message") or ""))
+        for task in data.get("tasks", [])
+    }
 
 
 def started(task_id: str, *, reason: str, message: str, force: bool = False) -> Call[Json]:

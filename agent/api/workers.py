@@ -3,10 +3,46 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from agent.api.client import Call, plain
 from agent.models import Json
+
+#: Keys of runtime properties: opens or closes a worker, limits its tasks, and names the GPUs that it could give.
+FORCE = "force"
+MAX_INSTANCES = "max_num_instances"
+AVAILABLE_GPUS = "available_gpus"
+
+
+@dataclass(frozen=True, slots=True)
+class Property:
+    """The value of a runtime property, and for how many seconds more it holds (None: until it is changed)."""
+
+    value: str
+    seconds_left: float | None = None
+
+
+def properties_in(data: Json) -> dict[str, Property]:
+    """The runtime properties of a reply, by key."""
+    found = {}
+    for entry in data.get("properties") or data.get("runtime_properties") or ():
+        expiry = entry.get("expiry")
+        seconds = float(expiry) if isinstance(expiry, int | float) else None
+        found[str(entry["key"])] = Property(str(entry.get("value") or ""), seconds)
+    return found
+
+
+def runtime_properties(worker: str) -> Call[dict[str, Property]]:
+    """The properties in force; ApiError 404 on a server that has none (ClearML's open-source one)."""
+    return Call(endpoint="workers.get_runtime_properties", body={"worker": worker}, parse=properties_in)
+
+
+def set_runtime_properties(worker: str, values: Mapping[str, str], *, gone: Sequence[str] = ()) -> Call[Json]:
+    """Set properties until they are changed, and delete those that are `gone`."""
+    listed: list[Json] = [{"key": key, "value": value} for key, value in values.items()]
+    listed += [{"key": key, "value": "", "expiry": 0} for key in gone]
+    return plain("workers.set_runtime_properties", {"worker": worker, "runtime_properties": listed})
 
 
 def register(worker: str, *, queues: Sequence[str], tags: Sequence[str] = ()) -> Call[Json]:

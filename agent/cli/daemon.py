@@ -11,7 +11,8 @@ import os
 import signal
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import click
@@ -20,10 +21,20 @@ from agent import config
 from agent.cli.group import HELP, AgentCommand, Invocation, Several, not_yet
 from agent.cli.options import hide_secrets, resolve_gpus, shared_options, with_git_credentials
 from agent.cli.records import state_folder
+from agent.cli.slots import (
+    NO_GPUS,
+    check_combination,
+    check_hours,
+    layout_of,
+    queue_wishes,
+    services_limit,
+    with_hours,
+)
 from agent.config.files import write_files
 from agent.config.schema import Settings
 from agent.errors import GpuSpecError, UsageError
 from agent.files import write_json
+from agent.gpu.allocation import Layout
 from agent.gpu.nvml import read_inventory
 from agent.gpu.visible import Visibility, parse_visibility
 from agent.models import WorkerSetup
@@ -42,6 +53,9 @@ class Wishes:
     """The options of `daemon` that describe a worker."""
 
     queues: tuple[str, ...] = ()
+    ranges: tuple[tuple[int, int], ...] = ()
+    services: int | None = None
+    share: float | None = None
     create_queue: bool = False
     order_fairness: bool = False
     foreground: bool = False
@@ -84,13 +98,29 @@ class Wishes:
 )
 @click.option("--child-report-tags", cls=Several, metavar="TAG...", help="Tags of the worker on the server.")
 @click.option("--json-logs", is_flag=True, help="Log one JSON object a line.")
+@click.option(
+    "--services-mode",
+    "services",
+    cls=Several,
+    metavar="[N]",
+    help="Run many light tasks at once, without GPUs, each as a worker of its own; N at most.",
+)
+@click.option(
+    "--dynamic-gpus",
+    is_flag=True,
+    help="Give each task as many of these GPUs as its queue says: --queue NAME=N or NAME=MIN-MAX.",
+)
+@click.option(
+    "--gpu-share",
+    type=float,
+    metavar="PART",
+    help="Share these GPUs: use this part (0.25) of each.",
+)
+@click.option("--uptime", cls=Several, needs_value=True, metavar="SPEC...", help='Working hours, "8-18 MON-FRI".')
+@click.option("--downtime", cls=Several, needs_value=True, metavar="SPEC...", help="Hours off, in place of --uptime.")
 @not_yet("--docker")
 @not_yet("--podman")
 @not_yet("--force-current-version", is_switch=True)
-@not_yet("--services-mode")
-@not_yet("--dynamic-gpus", is_switch=True)
-@not_yet("--uptime")
-@not_yet("--downtime")
 @not_yet("--use-owner-token", is_switch=True)
 @not_yet("--check-bootstrap", is_switch=True)
 @click.pass_obj
@@ -114,6 +144,11 @@ def command(
     polling_interval: int | None,
     child_report_tags: tuple[str, ...],
     json_logs: bool,
+    services: tuple[str, ...],
+    dynamic_gpus: bool,
+    gpu_share: float | None,
+    uptime: tuple[str, ...],
+    downtime: tuple[str, ...],
 ) -> int:
     """Take tasks from queues and run them, until told to stop.
 
@@ -125,15 +160,20 @@ def command(
     level = "DEBUG" if invocation.is_debug else log_level.upper()
     hide_secrets(config.defaults(), level=level, json_lines=json_logs)
     settings = config.load(invocation.config_file, os.environ, needs_server=not stop)
-    settings = with_git_credentials(settings, git_user, git_pass)
+    settings = with_hours(with_git_credentials(settings, git_user, git_pass), uptime, downtime)
     hide_secrets(settings, level=level, json_lines=json_logs)
+    limit = services_limit(services)
+    names, ranges = queue_wishes(queues, is_dynamic=dynamic_gpus)
     wishes = Wishes(
-        queues=tuple(name for name in queues if name),
+        queues=names,
+        ranges=ranges,
+        services=limit,
+        share=gpu_share,
         create_queue=create_queue,
         order_fairness=order_fairness,
         foreground=foreground,
         gpus=gpus,
-        cpu_only=cpu_only or settings.agent.cpu_only,
+        cpu_only=cpu_only or settings.agent.cpu_only or limit is not None,
         polling_interval_seconds=None if polling_interval is None else max(polling_interval, SHORTEST_POLLING_SECONDS),
         child_report_tags=tuple(tag for tag in child_report_tags if tag),
         standalone=standalone_mode,
@@ -155,13 +195,19 @@ def command(
 def _start(settings: Settings, wishes: Wishes, *, is_detached: bool) -> int:
     task_umask = os.umask(0o077)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})  # a request to drain waits until the daemon listens
+    check_combination(wishes)
+    check_hours(settings)
+    inventory = cache(lambda: read_inventory(with_peers=bool(wishes.ranges)))
+    layout = NO_GPUS
     try:
-        visibility = resolve_gpus(wishes.gpus, cpu_only=wishes.cpu_only, env=os.environ, inventory=read_inventory)
+        visibility = resolve_gpus(wishes.gpus, cpu_only=wishes.cpu_only, env=os.environ, inventory=inventory)
+        if visibility.devices not in (None, ("none",)):
+            layout = layout_of(visibility.devices or (), inventory(), wishes)
     except GpuSpecError as error:
         if not finishes_only(settings, error):
             raise
         visibility = parse_visibility(wishes.gpus, wishes.cpu_only, os.environ)
-    setup = replace(worker_setup(settings, wishes, visibility), task_umask=task_umask)
+    setup = replace(worker_setup(settings, wishes, visibility, layout), task_umask=task_umask)
     environment = environment_for(settings, visibility, os.environ)
     if settings.agent.apply_files:
         write_files(settings.files)
@@ -178,14 +224,14 @@ def finishes_only(settings: Settings, error: GpuSpecError) -> bool:
     other. Only an agent whose id is configured knows its tasks without knowing its GPUs.
     """
     worker, state = settings.agent.worker_id, Path(settings.agent.state_dir)
-    if not worker or not Runs(state / "runs").of_worker(worker):
+    if not worker or not Runs(state / "runs").of_agent(worker):
         return False
     log.warning("%s; finishing what the last task left, then leaving", error.message, extra={"action": "drain"})
     Drain(state_folder(settings, "workers") / f"{file_name_of(worker)}.lock").begin()
     return True
 
 
-def worker_setup(settings: Settings, wishes: Wishes, visibility: Visibility) -> WorkerSetup:
+def worker_setup(settings: Settings, wishes: Wishes, visibility: Visibility, layout: Layout = NO_GPUS) -> WorkerSetup:
     """Command line and configuration as the daemon reads them."""
     return WorkerSetup(
         settings=settings.to_json(),
@@ -196,6 +242,11 @@ def worker_setup(settings: Settings, wishes: Wishes, visibility: Visibility) -> 
         gpus=wishes.gpus,
         gpu_environment=visibility.environment(),
         gpu_suffix=visibility.worker_suffix(),
+        units=tuple(asdict(unit) for unit in layout.units),
+        links=tuple((min(pair), max(pair), link.value) for pair, link in layout.links.items()),
+        share=wishes.share,
+        services=wishes.services,
+        wishes=wishes.ranges,
         cpu_only=wishes.cpu_only,
         polling_interval_seconds=wishes.polling_interval_seconds,
         child_report_tags=wishes.child_report_tags,

@@ -39,6 +39,7 @@ COMMANDS = (
     Command(name="execute", module="execute", summary="Run one task in the foreground."),
     Command(name="init", module="init", summary="Write ~/clearml.conf, asking questions."),
     Command(name="list", module="listing", summary="List the workers that the server knows."),
+    Command(name="schedule", module="schedule", summary="Show what working hours mean."),
 )
 #: Commands of clearml-agent that this version does not have.
 NOT_YET = ("build", "install-bootstrap")

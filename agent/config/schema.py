@@ -111,6 +111,33 @@ class ResourceMonitoringSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AtClosingSettings:
+    """What happens to a running task when the working hours end: `task` is "finish", "stop" or "requeue"."""
+
+    task: str
+    grace_seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DynamicGpuSettings:
+    """How GPUs are shared out to tasks.
+
+    `foreign_processes` is "veto" or "ignore"; a `reserve_after_seconds` of None reserves nothing.
+    """
+
+    reserve_after_seconds: float | None
+    foreign_processes: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GpuSharingSettings:
+    """Agents that share a GPU: which part of its share must be free memory for a task to start, and MPS."""
+
+    least_free_memory: float
+    mps: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AgentSettings:
     """The `agent { }` section."""
 
@@ -143,6 +170,14 @@ class AgentSettings:
     venvs_cache: VenvsCacheSettings
     pip_download_cache: PipDownloadCacheSettings
     package_manager: PackageManagerSettings
+
+    uptime: tuple[str, ...]
+    downtime: tuple[str, ...]
+    timezone: str
+    at_closing: AtClosingSettings
+    gpu_leases_dir: str
+    dynamic_gpus: DynamicGpuSettings
+    gpu_sharing: GpuSharingSettings
 
     polling_interval_seconds: float
     status_report_interval_seconds: float
@@ -212,6 +247,9 @@ _GROUPS: Mapping[str, type] = {
     "pip_download_cache": PipDownloadCacheSettings,
     "package_manager": PackageManagerSettings,
     "resource_monitoring": ResourceMonitoringSettings,
+    "at_closing": AtClosingSettings,
+    "dynamic_gpus": DynamicGpuSettings,
+    "gpu_sharing": GpuSharingSettings,
 }
 
 

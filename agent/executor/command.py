@@ -30,7 +30,8 @@ def command_for(entry: Entry, source: Source, environment: Environment, workspac
         argv = _python(entry, environment, workspace.setup.optimize, environ)
     else:
         argv = _other(entry, binary, environ)
-    return Command(argv=argv, cwd=entry.folder, environ=environ, umask=workspace.setup.umask)
+    setup = workspace.setup
+    return Command(argv=argv, cwd=entry.folder, environ=environ, umask=setup.umask, keep=setup.leases)
 
 
 def runs_python(binary: str) -> bool:

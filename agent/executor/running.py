@@ -40,12 +40,13 @@ _F_SETPIPE_SZ = 1031
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Command:
-    """The user's process: what to start, where, with which environment."""
+    """The user's process: what to start, where, with which environment, and what it is to hold open (leases)."""
 
     argv: tuple[str, ...]
     cwd: str
     environ: Mapping[str, str]
     umask: int = 0o022
+    keep: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +87,7 @@ def run_to_end(
             output=writing,
             umask=command.umask,
             announce=announce,
+            keep=command.keep,
         )
     except BaseException:
         os.close(reading)

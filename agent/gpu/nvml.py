@@ -22,6 +22,7 @@ T = TypeVar("T")
 LIBRARY = "libnvidia-ml.so.1"
 PCI_DEVICES = "/sys/bus/pci/devices"
 NVIDIA_VENDOR = "0x10de"
+MPS_SERVER = "nvidia-cuda-mps-server"
 #: PCI classes of GPUs: VGA controllers and 3D controllers. The audio part of a GPU has the same vendor.
 DISPLAY_CLASSES = ("0x0300", "0x0302")
 MIB = 1024 * 1024
@@ -152,6 +153,18 @@ class Nvml:
             memory_free_mib=memory.free / MIB,
             temperature_celsius=None if temperature is None else float(temperature),
         )
+
+    def computing(self, uuid: str) -> tuple[tuple[int, str], ...]:
+        """(pid, name) of the processes that compute on a GPU or MIG instance. Raises GpuLost.
+
+        The server of MPS is not one of them: it stands there for its clients, and without one it does nothing.
+        """
+        lib = self._lib
+        handle = self._one(lib.nvmlDeviceGetHandleByUUID, uuid)
+        running: list[Any] = self._or([], lib.nvmlDeviceGetComputeRunningProcesses, handle)
+        pids = [int(process.pid) for process in running]
+        named = [(pid, _text(self._or("", lib.nvmlSystemGetProcessName, pid)).rpartition("/")[2]) for pid in pids]
+        return tuple((pid, name) for pid, name in named if name != MPS_SERVER)
 
     def _gpu(self, index: int, handle: Any, capabilities: Capabilities) -> Gpu:
         lib = self._lib

@@ -14,7 +14,7 @@ import errno
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 #: Signals that a parent may have set to "ignore", which a program would inherit.
@@ -33,13 +33,14 @@ def spawn(
     session: bool = False,
     umask: int | None = None,
     announce: Callable[[int], None] | None = None,
+    keep: Sequence[int] = (),
 ) -> int:
     """Start `argv` in a process group of its own (or a session) and answer its pid.
 
     `output` is the descriptor that becomes standard output and standard error; `errors` takes the latter apart.
     `argv[0]` with a slash is used as it is (relative to `cwd`), without one it is looked up on the PATH of `environ`.
     `announce` is called with the pid while the new process still waits: the program starts only if it returns, so
-    what it writes down cannot miss a program that runs.
+    what it writes down cannot miss a program that runs. `keep` are inheritable descriptors that the program gets, too.
     """
     reading, writing = os.pipe()
     gate, go = os.pipe()
@@ -50,6 +51,7 @@ def spawn(
         standard=(stdin, output, output if errors is None else errors),
         session=session,
         umask=umask,
+        keep=frozenset(keep),
     )
     try:
         pid = os.fork()
@@ -92,6 +94,7 @@ class _Program:
     standard: tuple[int | None, int, int]
     session: bool
     umask: int | None
+    keep: frozenset[int]
 
 
 def _become(wanted: _Program, gate: int, problem: int) -> None:
@@ -111,7 +114,7 @@ def _become(wanted: _Program, gate: int, problem: int) -> None:
         # Lift them out of the way first: one of them may itself be 0, 1 or 2.
         for target, fd in enumerate([_above_standard(fd) for fd in sources]):
             os.dup2(fd, target)
-        _close_all_but(problem)
+        _close_all_but({problem, *wanted.keep})
         signal.set_wakeup_fd(-1)
         for name in _RESET:
             signal.signal(name, signal.SIG_DFL)
@@ -133,10 +136,10 @@ def _become(wanted: _Program, gate: int, problem: int) -> None:
             os._exit(127)
 
 
-def _close_all_but(kept: int) -> None:
+def _close_all_but(kept: Collection[int]) -> None:
     """What we open is not inherited anyway; this is for what whoever started us left open."""
     for name in os.listdir("/proc/self/fd"):
-        if (fd := int(name)) > 2 and fd != kept:
+        if (fd := int(name)) > 2 and fd not in kept:
             with contextlib.suppress(OSError):
                 os.close(fd)
 

@@ -8,7 +8,9 @@ between two calls (queued, created) is looked at twice.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+from collections.abc import Iterator
 
 from agent.api import tasks
 from agent.api.client import AsyncClient
@@ -50,38 +52,82 @@ def cause_in(look: StatusLook | None, *, worker: str = "") -> tuple[StopCause | 
     return StopCause.ABORT if is_stopping else None, True
 
 
-async def watch_for_stop(
-    api: AsyncClient, features: Features, task_id: str, *, poll_seconds: float, worker: str = ""
-) -> StopCause:
-    """Return the cause as soon as the task has to stop. Failures of looking are waited out."""
-    poll_seconds = max(poll_seconds, SHORTEST_POLL_SECONDS)
-    known: StatusLook | None = None
-    while True:
-        look = await _look(api, features, task_id, known)
-        if not isinstance(look, AgentError):
-            cause, is_sure = cause_in(look, worker=worker)
-            if cause is not None and not is_sure:
-                await asyncio.sleep(SECOND_LOOK_SECONDS)
-                again = await _look(api, features, task_id, None)
-                if isinstance(again, AgentError) or cause_in(again, worker=worker)[0] is not cause:
-                    continue
-            if cause is not None:
-                return cause
-            known = look
-            if features.wait_for_status:
+class StatusBoard:
+    """What the server says of all tasks that an agent runs, by one request for all of them: fifty services are not
+    fifty requests that the server holds, nor fifty threads here that wait for them.
+    """
+
+    def __init__(self, api: AsyncClient, features: Features, *, poll_seconds: float) -> None:
+        self._api = api
+        self._features = features
+        self._poll_seconds = max(poll_seconds, SHORTEST_POLL_SECONDS)
+        self._watched: dict[str, int] = {}
+        self._seen: dict[str, StatusLook | None] = {}
+        self._news = asyncio.Event()
+        self._looking: asyncio.Task[None] | None = None
+
+    async def watch_for_stop(self, task_id: str, *, worker: str = "") -> StopCause:
+        """Return the cause as soon as the task has to stop. Failures of looking are waited out."""
+        with self._watching(task_id):
+            dismissed: list[StatusLook | None] = []
+            while True:
+                look = await self._next(task_id, dismissed)
+                cause, is_sure = cause_in(look, worker=worker)
+                if cause is not None and (is_sure or await self._is_confirmed(task_id, cause, worker)):
+                    return cause
+                dismissed = [look]
+
+    async def _next(self, task_id: str, dismissed: list[StatusLook | None]) -> StatusLook | None:
+        """What was seen of a task, once it is something else than what was dismissed."""
+        while task_id not in self._seen or self._seen[task_id] in dismissed:
+            await self._news.wait()
+        return self._seen[task_id]
+
+    async def _is_confirmed(self, task_id: str, cause: StopCause, worker: str) -> bool:
+        await asyncio.sleep(SECOND_LOOK_SECONDS)
+        try:
+            again = await self._api.send(tasks.look(task_id))
+        except AgentError:
+            self._seen.pop(task_id, None)
+            return False
+        self._seen[task_id] = again
+        return cause_in(again, worker=worker)[0] is cause
+
+    @contextlib.contextmanager
+    def _watching(self, task_id: str) -> Iterator[None]:
+        self._watched[task_id] = self._watched.get(task_id, 0) + 1
+        self._look_anew()
+        try:
+            yield
+        finally:
+            self._watched[task_id] -= 1
+            if not self._watched[task_id]:
+                del self._watched[task_id]
+                self._seen.pop(task_id, None)
+                self._look_anew()
+
+    def _look_anew(self) -> None:
+        """Give up a request that is held, since it asks for other tasks than are watched now."""
+        if self._looking is not None:
+            self._looking.cancel()
+        self._looking = asyncio.create_task(self._look_on()) if self._watched else None
+
+    async def _look_on(self) -> None:
+        while True:
+            watched = tuple(self._watched)
+            known = {task: look for task in watched if (look := self._seen.get(task)) is not None}
+            hold = HOLD_SECONDS if self._features.wait_for_status and len(known) == len(watched) else 0.0
+            try:
+                found = await self._api.send(tasks.look_at(watched, known=known, hold_seconds=hold))
+            except AgentError as error:
+                log.debug("cannot see the status of %d tasks: %s", len(watched), error.message)
+                await asyncio.sleep(self._poll_seconds)
                 continue
-        await asyncio.sleep(poll_seconds)
-
-
-async def _look(
-    api: AsyncClient, features: Features, task_id: str, known: StatusLook | None
-) -> StatusLook | AgentError | None:
-    hold = HOLD_SECONDS if features.wait_for_status and known is not None else 0.0
-    try:
-        return await api.send(tasks.look(task_id, known=known, hold_seconds=hold))
-    except AgentError as error:
-        log.debug("cannot see the status of task %s: %s", task_id, error.message)
-        return error
+            self._seen |= {task: found.get(task) for task in watched}
+            self._news.set()
+            self._news.clear()
+            if not self._features.wait_for_status or len(found) < len(watched):
+                await asyncio.sleep(self._poll_seconds)
 
 
 async def wait_for_abort_callback(api: AsyncClient, task_id: str, *, longest_seconds: float) -> None:

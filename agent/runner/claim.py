@@ -53,6 +53,11 @@ class Source:
     def can_pop_by_name(self) -> bool:
         return self.features.repeatable_pop or self.api_version >= FIRST_VERSION_WITH_NAMED_POP
 
+    @property
+    def holds_requests(self) -> bool:
+        """Whether one request waits for a task; other servers are polled."""
+        return self.features.wait_for_task and self.can_pop_by_name
+
     def name_of(self, queue_id: str) -> str:
         return next((queue.name for queue in self.queues if queue.id == queue_id), queue_id)
 
@@ -66,20 +71,17 @@ class Claimed:
     task: Task
 
 
-async def next_waiting(
-    api: AsyncClient, source: Source, order: Sequence[str], *, hold_seconds: float
-) -> Waiting | None:
-    """The first task of the first queue that has one. On our own server this call waits for a task to come."""
-    if source.features.wait_for_task:
-        return await api.send(queues.wait_for_next(order, hold_seconds=hold_seconds))
+async def first_waiting(api: AsyncClient, source: Source, order: Sequence[str]) -> Waiting | None:
+    """The first task of the first queue that has one, by asking one queue after the other."""
+    if not source.can_pop_by_name:
+        return await first_listed(api, order)
     for queue in order:
         try:
             waiting = await api.send(queues.peek(queue))
         except ApiError as error:
             if not error.is_(400, UNKNOWN_QUEUE):
                 raise
-            log.warning("queue %s is gone", source.name_of(queue))
-            continue
+            continue  # deleted a moment ago: whoever keeps the list of queues will say so
         if waiting is not None:
             return waiting
     return None
@@ -88,19 +90,35 @@ async def next_waiting(
 async def first_listed(api: AsyncClient, order: Sequence[str]) -> Waiting | None:
     """The same by listing the queues, for servers that know neither `peek_task` nor a named pop."""
     for queue in order:
-        listed = await api.send(queues.entries(queue))
+        try:
+            listed = await api.send(queues.entries(queue))
+        except ApiError as error:
+            if not error.is_(400, UNKNOWN_QUEUE):
+                raise
+            continue
         if listed:
             return Waiting(listed[0], queue)
     return None
 
 
-async def claim_task(api: AsyncClient, source: Source, runs: Runs, waiting: Waiting, *, worker: str) -> Claimed | None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claimant:
+    """Who claims: the worker that will run the task, the agent that sees it through, and the devices it gets."""
+
+    worker: str
+    agent: str
+    devices: tuple[str, ...] = ()
+
+
+async def claim_task(
+    api: AsyncClient, source: Source, runs: Runs, waiting: Waiting, *, claimant: Claimant
+) -> Claimed | None:
     """Make `waiting` ours; None if somebody else has it or it is no longer to be run.
 
     The claim's directory is gone again in that case. Raises what the server raises; then the claim stays on the disk
     and recovery decides about it.
     """
-    run, claim = runs.create(claim_for(source, waiting, worker=worker))
+    run, claim = runs.create(claim_for(source, waiting, claimant))
     if not await pop_for(api, source, claim):
         run.remove()
         return None
@@ -109,29 +127,31 @@ async def claim_task(api: AsyncClient, source: Source, runs: Runs, waiting: Wait
 
 
 async def claim_unnamed(
-    api: AsyncClient, source: Source, runs: Runs, waiting: Waiting, *, worker: str
+    api: AsyncClient, source: Source, runs: Runs, waiting: Waiting, *, claimant: Claimant
 ) -> Claimed | None:
     """The plain pop of servers that know no other; it may give another task than the one that was seen waiting.
 
     If the reply is lost, the claim of the expected task stays on the disk, and recovery looks what became of it.
     """
-    run, claim = runs.create(claim_for(source, waiting, worker=worker))
+    run, claim = runs.create(claim_for(source, waiting, claimant))
     popped = await api.send(queues.pop_any(waiting.queue))
     if popped is None or popped.task != waiting.task:
         run.remove()
     if popped is None:
         return None
     if popped.task != waiting.task:
-        run, claim = runs.create(claim_for(source, popped, worker=worker))
+        run, claim = runs.create(claim_for(source, popped, claimant))
     return await confirm(api, run, run.advance(claim, RunPhase.CLAIMED))
 
 
-def claim_for(source: Source, waiting: Waiting, *, worker: str) -> Claim:
+def claim_for(source: Source, waiting: Waiting, claimant: Claimant) -> Claim:
     """A new claim, not yet on the disk."""
     return Claim(
         task=waiting.task,
         attempt=0,
-        worker=worker,
+        worker=claimant.worker,
+        agent=claimant.agent,
+        devices=claimant.devices,
         queue=waiting.queue,
         queue_name=source.name_of(waiting.queue),
         token=uuid.uuid4().hex,
@@ -217,7 +237,13 @@ async def confirm(api: AsyncClient, run: RunDirectory, claim: Claim) -> Claimed 
 
 
 async def give_back(api: AsyncClient, run: RunDirectory, claim: Claim, *, reason: str, force: bool = False) -> None:
-    """Put a task that never started back to the front of its queue, and forget the run.
+    """Put a task that never started back to the front of its queue, and forget the run."""
+    await put_back(api, claim, reason=reason, force=force)
+    run.remove()
+
+
+async def put_back(api: AsyncClient, claim: Claim, *, reason: str, force: bool = False) -> None:
+    """Queue a task that is ours again, first in the queue it came from.
 
     If the queue has been deleted meanwhile, the task is stopped: `queued` in no queue, nobody would ever look at it.
     """
@@ -236,7 +262,6 @@ async def give_back(api: AsyncClient, run: RunDirectory, claim: Claim, *, reason
             await _stop_homeless(api, claim)
     with contextlib.suppress(ApiError):
         await api.send_until_answered(queues.move_to_front(claim.queue, claim.task))
-    run.remove()
 
 
 async def _stop_homeless(api: AsyncClient, claim: Claim) -> None:

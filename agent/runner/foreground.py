@@ -26,6 +26,7 @@ from agent.api.client import AsyncClient, Client, open_client
 from agent.config.schema import Settings
 from agent.errors import AgentError, ApiError, Interrupted, UnknownTask
 from agent.models import ExecutorSetup, Task
+from agent.runner.abort import StatusBoard
 from agent.runner.claim import Claimed
 from agent.runner.console import Console, Position
 from agent.runner.lifecycle import EXECUTOR_GRACE_SECONDS, RunContext, conclude, run_task
@@ -216,6 +217,7 @@ async def _context(settings: Settings, api: AsyncClient, setup: ExecutorSetup, *
     return RunContext(
         api=api,
         features=features,
+        board=StatusBoard(api, features, poll_seconds=settings.agent.status_poll_seconds),
         runtime=HostRuntime(),
         settings=settings,
         worker=setup.worker_id,

@@ -23,8 +23,8 @@ from agent.api.tasks import StatusLook
 from agent.config.schema import Settings
 from agent.errors import AgentError, ApiError, ServerUnreachable
 from agent.models import ExecutorSetup, Json, Task
-from agent.runner.abort import wait_for_abort_callback, watch_for_stop
-from agent.runner.claim import Claimed, is_still_ours
+from agent.runner.abort import StatusBoard, wait_for_abort_callback
+from agent.runner.claim import Claimed, is_still_ours, put_back
 from agent.runner.console import Console
 from agent.runner.log_stream import LogStream
 from agent.runner.machine import MachineSampler
@@ -46,19 +46,28 @@ EXECUTOR_GRACE_SECONDS = 15.0
 
 #: Tells the server what the worker runs now: (task id, queue id), None for nothing.
 Announce = Callable[[str | None, str | None], Coroutine[Any, Any, None]]
+#: Returns when the working hours want the task of a claim to end.
+Closing = Callable[[Claim], Coroutine[Any, Any, StopCause]]
+
+
+async def _never(claim: Claim) -> StopCause:
+    never: asyncio.Future[StopCause] = asyncio.get_running_loop().create_future()
+    return await never
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunContext:
     """What every run of a worker shares.
 
-    `is_exclusive`: a task that another agent starts is no longer ours to run (several foreground agents may share one
-    on purpose, the ranks of a batch job). `end_task` is set when the agent is told to end its task and leave.
-    `may_leave` is set while nothing would be left half done if the agent let go now.
+    `worker` is who runs the task, `leases` are descriptors that the executor and the task hold open for as long as they
+    live. `is_exclusive`: a task that another agent starts is no longer ours to run (several foreground agents may share
+    one on purpose, the ranks of a batch job). `end_task` is set when the agent is told to end its tasks and leave.
+    `closing` says when the working hours want the task of a claim to end, and how.
     """
 
     api: AsyncClient
     features: Features
+    board: StatusBoard
     runtime: Runtime
     settings: Settings
     worker: str
@@ -66,24 +75,40 @@ class RunContext:
     executor_environ: Mapping[str, str]
     sampler: MachineSampler
     announce: Announce
+    leases: tuple[int, ...] = ()
     is_exclusive: bool = True
     end_task: asyncio.Event = field(default_factory=asyncio.Event)
-    may_leave: asyncio.Event = field(default_factory=asyncio.Event)
+    closing: Closing = _never
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Running:
+    """A run with its executor, or with what an executor that is gone has left."""
+
+    run: RunDirectory
+    claim: Claim
+    task: Task
+    handle: Handle
 
 
 async def run_task(context: RunContext, claimed: Claimed) -> Verdict | None:
     """Start a claimed task and see it through; None if the server no longer wanted it to start."""
+    running = await launch(context, claimed)
+    return await see_through(context, running) if running is not None else None
+
+
+async def launch(context: RunContext, claimed: Claimed) -> Running | None:
+    """Start a claimed task; None if the server no longer wants that. Not to be left half done."""
     run = claimed.run
     claim = await start_on_server(context, claimed)
     if claim is None:
         return None
-    async with _beside(context.announce(claim.task, claim.queue)):
-        Console(run.console).note(
-            f"task {claim.task} pulled from {claim.queue_name} by worker {context.worker}\nRunning task '{claim.task}'"
-        )
-        run.write_setup(context.executor_setup)
-        handle = await context.runtime.launch(run.path, context.executor_environ)
-        return await see_through(context, run, claim, claimed.task, handle)
+    Console(run.console).note(
+        f"task {claim.task} pulled from {claim.queue_name} by worker {context.worker}\nRunning task '{claim.task}'"
+    )
+    run.write_setup(context.executor_setup)
+    handle = await context.runtime.launch(run.path, context.executor_environ, keep=context.leases)
+    return Running(run=run, claim=claim, task=claimed.task, handle=handle)
 
 
 async def start_on_server(context: RunContext, claimed: Claimed) -> Claim | None:
@@ -136,9 +161,9 @@ async def _may_start(context: RunContext, claim: Claim, look: StatusLook | None)
     return look.status is TaskStatus.QUEUED and await is_still_ours(context.api, context.features, claim)
 
 
-async def see_through(context: RunContext, run: RunDirectory, claim: Claim, task: Task, handle: Handle) -> Verdict:
-    """Watch a running executor to its end and report it. The directory is left to the caller to remove."""
-    context.may_leave.set()
+async def see_through(context: RunContext, running: Running) -> Verdict:
+    """Watch an executor to its end and report it. The directory is left to the caller to remove."""
+    run, claim, task, handle = running.run, running.claim, running.task, running.handle
     stream = LogStream(
         Console(run.console),
         context.api,
@@ -149,6 +174,7 @@ async def see_through(context: RunContext, run: RunDirectory, claim: Claim, task
     )
     async with _beside(stream.run()) as shipping:
         async with (
+            _beside(context.announce(claim.task, claim.queue)),
             _beside(_end_when_asked(context, run, claim, handle)),
             _beside(_keep_alive(context, claim)),
             _beside(write_back(context.api, run, task)) as writing,
@@ -186,7 +212,10 @@ def conclude(run: RunDirectory, claim: Claim) -> Verdict:
 
 async def report(context: RunContext, claim: Claim, verdict: Verdict) -> None:
     """Write the final status, however long it takes; a status that somebody else wrote meanwhile stands."""
-    if verdict.status is not None:
+    if verdict.status is TaskStatus.QUEUED:
+        if await _awaits_our_status(context, claim):
+            await put_back(context.api, claim, reason=verdict.reason, force=True)
+    elif verdict.status is not None:
         call = final_call(claim.task, verdict, worker=context.worker)
         try:
             pauses = growing_pauses()
@@ -233,16 +262,14 @@ async def _end_when_asked(context: RunContext, run: RunDirectory, claim: Claim, 
 
 
 async def _first_cause(context: RunContext, claim: Claim) -> StopCause:
-    watching = watch_for_stop(
-        context.api,
-        context.features,
-        claim.task,
-        poll_seconds=context.settings.agent.status_poll_seconds,
-        worker=context.worker if context.is_exclusive else "",
-    )
-    async with _beside(watching) as seen, _beside(_set(context.end_task)) as told:
-        await asyncio.wait((told, seen), return_when=asyncio.FIRST_COMPLETED)
-        return seen.result() if seen.done() else StopCause.SHUTDOWN
+    watching = context.board.watch_for_stop(claim.task, worker=context.worker if context.is_exclusive else "")
+    async with (
+        _beside(watching) as seen,
+        _beside(context.closing(claim)) as closed,
+        _beside(_set(context.end_task)) as told,
+    ):
+        await asyncio.wait((told, seen, closed), return_when=asyncio.FIRST_COMPLETED)
+        return seen.result() if seen.done() else StopCause.SHUTDOWN if told.done() else closed.result()
 
 
 async def _set(event: asyncio.Event) -> None:

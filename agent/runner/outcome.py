@@ -14,6 +14,7 @@ from agent.states import TaskStatus
 INTERRUPTED_EXIT_CODES = frozenset({254})
 SIGNATURE = "Changed by clearml-agent "
 SIGINT = 2
+HOURS_ARE_OVER = "the working hours of the worker are over"
 
 
 class StopCause(StrEnum):
@@ -24,11 +25,16 @@ class StopCause(StrEnum):
     RESET = "reset"
     DELETED = "deleted"
     SHUTDOWN = "shutdown"  # the agent was told to end its task and leave
+    CLOSING = "closing"  # the working hours are over
+    CLOSING_REQUEUE = "closing_requeue"  # the same, and the task goes back to its queue
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """The final status to write (None: none), its reason, a last console line, and the exit code of `execute`."""
+    """The final status to write (None: none), its reason, a last console line, and the exit code of `execute`.
+
+    The status `queued` puts the task back to the front of the queue it came from.
+    """
 
     status: TaskStatus | None
     reason: str
@@ -97,6 +103,20 @@ def _stopped(cause: StopCause) -> Verdict:
                 status=TaskStatus.STOPPED,
                 reason="user abort",
                 notice="Process stopped because its agent was told to end it",
+                exit_code=254,
+            )
+        case StopCause.CLOSING:
+            return Verdict(
+                status=TaskStatus.STOPPED,
+                reason=HOURS_ARE_OVER,
+                notice="Process stopped because the working hours of its agent are over",
+                exit_code=254,
+            )
+        case StopCause.CLOSING_REQUEUE:
+            return Verdict(
+                status=TaskStatus.QUEUED,
+                reason=f"{HOURS_ARE_OVER}: queued again",
+                notice="Process stopped because the working hours of its agent are over; the task is queued again",
                 exit_code=254,
             )
         case StopCause.STATUS_CHANGED | StopCause.RESET | StopCause.DELETED:

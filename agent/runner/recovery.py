@@ -20,7 +20,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
+from pathlib import Path
 
 from agent.api import tasks
 from agent.api.tasks import StatusLook
@@ -28,10 +29,10 @@ from agent.errors import ApiError
 from agent.models import Task
 from agent.runner import claim as claiming
 from agent.runner.claim import Source
-from agent.runner.lifecycle import RunContext, see_through
+from agent.runner.lifecycle import RunContext, Running
 from agent.runner.outcome import StopCause, is_of_another, signature
 from agent.runner.rundir import Claim, RunDirectory, Runs, about
-from agent.runtimes.base import Handle, Runtime
+from agent.runtimes.base import Runtime
 from agent.runtimes.host import kill_user_process
 from agent.states import RunPhase, TaskStatus
 
@@ -51,27 +52,26 @@ class GoneHandle:
         return
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Unfinished:
-    """A run to be seen through."""
+async def recover(
+    context_for: Callable[[Claim], RunContext],
+    source: Source,
+    runs: Runs,
+    *,
+    agent: str,
+    under_way: Collection[Path] = (),
+) -> list[Running]:
+    """Settle the runs of an agent, apart from those that are under way; returns what is still to be seen through.
 
-    run: RunDirectory
-    claim: Claim
-    task: Task
-    handle: Handle
-
-
-async def recover(context: RunContext, source: Source, runs: Runs) -> list[Unfinished]:
-    """Settle every run of this worker; returns those that still have to be seen through, living ones last."""
-    unfinished: list[Unfinished] = []
-    for run, claim in runs.of_worker(context.worker):
-        found = await _settle(context, source, run, claim)
-        if found is not None:
+    `context_for` says what a claim's run is to be reported as.
+    """
+    unfinished: list[Running] = []
+    for run, claim in runs.of_agent(agent):
+        if run.path not in under_way and (found := await _settle(context_for(claim), source, run, claim)) is not None:
             unfinished.append(found)
     return sorted(unfinished, key=lambda one: not isinstance(one.handle, GoneHandle))
 
 
-async def _settle(context: RunContext, source: Source, run: RunDirectory, claim: Claim) -> Unfinished | None:
+async def _settle(context: RunContext, source: Source, run: RunDirectory, claim: Claim) -> Running | None:
     log.info("found run %s in phase %s", run.path.name, claim.phase.value, extra=about(claim, "recover"))
     match claim.phase:
         case RunPhase.CLAIMING:
@@ -90,13 +90,12 @@ async def _settle(context: RunContext, source: Source, run: RunDirectory, claim:
     return None
 
 
-async def _settle_started(context: RunContext, run: RunDirectory, claim: Claim) -> Unfinished | None:
+async def _settle_started(context: RunContext, run: RunDirectory, claim: Claim) -> Running | None:
     handle = await context.runtime.attach(run.path)
     task = run.read_task() or Task(id=claim.task)
     if handle is not None:
         log.info("task %s still runs: adopted", claim.task, extra=about(claim, "adopt"))
-        await context.announce(claim.task, claim.queue)
-        return Unfinished(run=run, claim=claim, task=task, handle=handle)
+        return Running(run=run, claim=claim, task=task, handle=handle)
     if run.read_outcome() is None:
         if run.read("launch") is None:
             return await _settle_unlaunched(context, run, claim, await _look(context, claim))
@@ -105,7 +104,7 @@ async def _settle_started(context: RunContext, run: RunDirectory, claim: Claim) 
     return await _settle_ended(context, run, claim)
 
 
-async def _settle_ended(context: RunContext, run: RunDirectory, claim: Claim) -> Unfinished | None:
+async def _settle_ended(context: RunContext, run: RunDirectory, claim: Claim) -> Running | None:
     look = await _look(context, claim)
     if not _is_our_run(look, context.worker):
         log.warning("task %s has begun anew since: its former run is not reported", claim.task, extra=about(claim))
@@ -114,8 +113,8 @@ async def _settle_ended(context: RunContext, run: RunDirectory, claim: Claim) ->
     return _ended(run, claim)
 
 
-def _ended(run: RunDirectory, claim: Claim) -> Unfinished:
-    return Unfinished(run=run, claim=claim, task=run.read_task() or Task(id=claim.task), handle=GoneHandle())
+def _ended(run: RunDirectory, claim: Claim) -> Running:
+    return Running(run=run, claim=claim, task=run.read_task() or Task(id=claim.task), handle=GoneHandle())
 
 
 def _is_our_run(look: StatusLook | None, worker: str) -> bool:
@@ -142,7 +141,7 @@ async def _was_popped(context: RunContext, source: Source, claim: Claim) -> bool
     return await claiming.is_orphan(context.api, claim)
 
 
-async def _settle_claimed(context: RunContext, run: RunDirectory, claim: Claim) -> Unfinished | None:
+async def _settle_claimed(context: RunContext, run: RunDirectory, claim: Claim) -> Running | None:
     look = await _look(context, claim)
     if look is None or look.status is not TaskStatus.QUEUED:  # perhaps `started` was sent and its phase not written
         return await _settle_unlaunched(context, run, claim, look)
@@ -155,7 +154,7 @@ async def _settle_claimed(context: RunContext, run: RunDirectory, claim: Claim) 
 
 async def _settle_unlaunched(
     context: RunContext, run: RunDirectory, claim: Claim, look: StatusLook | None
-) -> Unfinished | None:
+) -> Running | None:
     """If the server says `in_progress` and that it was us, nothing of the task has run: any agent may have it again."""
     if look is not None and look.status is TaskStatus.IN_PROGRESS and "stopping" in look.message:
         run.request_stop(StopCause.ABORT.value)
@@ -168,22 +167,20 @@ async def _settle_unlaunched(
     return None
 
 
-async def finish(context: RunContext, one: Unfinished) -> None:
-    """See an unfinished run through."""
-    await see_through(context, one.run, one.claim, one.task, one.handle)
-    await asyncio.to_thread(one.run.remove)  # a workspace may have a hundred thousand files
-
-
-async def end_left_behind(runtime: Runtime, runs: Runs, *, worker: str, grace_seconds: float) -> None:
+async def end_left_behind(runtime: Runtime, runs: Runs, *, agent: str, grace_seconds: float) -> None:
     """End what a previous daemon left running, while the server is away; the next agent reports it."""
-    for run, claim in runs.of_worker(worker):
-        handle = await runtime.attach(run.path) if claim.phase is RunPhase.STARTED else None
-        if handle is None:
-            continue
-        log.info("stopping task %s: %s", claim.task, StopCause.SHUTDOWN.value, extra=about(claim, "stop"))
-        run.request_stop(StopCause.SHUTDOWN.value)
-        handle.stop()
-        try:
-            await asyncio.wait_for(handle.wait(), grace_seconds)
-        except TimeoutError:
-            handle.kill()
+    started = [(run, claim) for run, claim in runs.of_agent(agent) if claim.phase is RunPhase.STARTED]
+    await asyncio.gather(*(_end(runtime, run, claim, grace_seconds) for run, claim in started))
+
+
+async def _end(runtime: Runtime, run: RunDirectory, claim: Claim, grace_seconds: float) -> None:
+    handle = await runtime.attach(run.path)
+    if handle is None:
+        return
+    log.info("stopping task %s: %s", claim.task, StopCause.SHUTDOWN.value, extra=about(claim, "stop"))
+    run.request_stop(StopCause.SHUTDOWN.value)
+    handle.stop()
+    try:
+        await asyncio.wait_for(handle.wait(), grace_seconds)
+    except TimeoutError:
+        handle.kill()

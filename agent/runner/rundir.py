@@ -33,7 +33,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
-    """Our hold on one task: the content of `claim.json`. `token` makes a repeated pop harmless."""
+    """Our hold on one task: the content of `claim.json`. `token` makes a repeated pop harmless.
+
+    `worker` is who runs it (with services mode and dynamic GPUs a sub-worker), `agent` the worker id of the daemon that
+    sees it through, `devices` the GPUs it was given of those that its agent has.
+    """
 
     task: str
     attempt: int
@@ -43,12 +47,19 @@ class Claim:
     token: str
     phase: RunPhase
     claimed_at_ms: int
+    agent: str = ""
+    devices: tuple[str, ...] = ()
     version: int = 1
 
     @classmethod
     def from_json(cls, data: Json) -> Claim:
         known = {name: data[name] for name in cls.__dataclass_fields__ if name in data}
-        return cls(**{**known, "phase": RunPhase(known["phase"])})
+        return cls(**{**known, "phase": RunPhase(known["phase"]), "devices": tuple(known.get("devices") or ())})
+
+    @property
+    def owner(self) -> str:
+        """The worker id of the daemon that sees the run through."""
+        return self.agent or self.worker
 
 
 def about(claim: Claim, action: str = "") -> Json:
@@ -152,9 +163,9 @@ class Runs:
     def of_task(self, task_id: str) -> list[RunDirectory]:
         return [run for run in self if run.task_id == task_id]
 
-    def of_worker(self, worker: str) -> list[tuple[RunDirectory, Claim]]:
-        """The runs of one worker in the order in which they were claimed."""
-        mine = [(run, claim) for run in self if (claim := run.read_claim()) is not None and claim.worker == worker]
+    def of_agent(self, agent: str) -> list[tuple[RunDirectory, Claim]]:
+        """The runs of one agent, by its worker id, in the order in which they were claimed."""
+        mine = [(run, claim) for run in self if (claim := run.read_claim()) is not None and claim.owner == agent]
         return sorted(mine, key=lambda pair: (pair[1].claimed_at_ms, pair[0].path.name))
 
     def __iter__(self) -> Iterator[RunDirectory]:

@@ -7,7 +7,7 @@ does not judge its end: both are in files that the executor writes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -31,8 +31,11 @@ class Handle(Protocol):
 class Runtime(Protocol):
     """One place where executors run."""
 
-    async def launch(self, run: Path, environ: Mapping[str, str]) -> Handle:
-        """Start the executor of the run in directory `run`. Raises OSError if it cannot be started."""
+    async def launch(self, run: Path, environ: Mapping[str, str], *, keep: Sequence[int] = ()) -> Handle:
+        """Start the executor of the run in directory `run`. Raises OSError if it cannot be started.
+
+        `keep`: descriptors that the executor holds open under the same numbers (leases of GPUs).
+        """
         ...
 
     async def attach(self, run: Path) -> Handle | None:

@@ -15,7 +15,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from agent.files import read_json
@@ -69,7 +69,7 @@ class HostRuntime:
     def __init__(self, command: tuple[str, ...] = (sys.executable, "-I", "-m", "agent.executor")) -> None:
         self._command = command
 
-    async def launch(self, run: Path, environ: Mapping[str, str]) -> HostProcess:
+    async def launch(self, run: Path, environ: Mapping[str, str], *, keep: Sequence[int] = ()) -> HostProcess:
         lock = os.open(run / "executor.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -81,7 +81,7 @@ class HostRuntime:
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
-                    pass_fds=(lock,),
+                    pass_fds=(lock, *keep),
                     start_new_session=True,
                 )
         finally:

@@ -14,7 +14,7 @@ import faulthandler
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +23,7 @@ from agent.models import WorkerSetup
 if TYPE_CHECKING:
     from agent.config.schema import Settings
     from agent.runner.machine import GpuStats
+    from agent.worker.worker import GpusFor
 
 M_ARENA_MAX = -8  # malloc.h
 
@@ -58,9 +59,9 @@ def main(arguments: list[str]) -> int:
     log = logging.getLogger("agent.worker")
     try:
         client = open_client(settings.api, name=settings.agent.worker_name)
-        supervisor, gpus = Supervisor.from_environ(os.environ), _gpu_sampler(setup, settings)
+        supervisor, gpus_for = Supervisor.from_environ(os.environ), _gpu_sampler(settings)
         trim()
-        asyncio.run(run_worker(setup, settings, client, HostRuntime(), supervisor=supervisor, gpus=gpus))
+        asyncio.run(run_worker(setup, settings, client, HostRuntime(), supervisor=supervisor, gpus_for=gpus_for))
     except AgentError as error:
         log.error("%s", error, extra={"action": "failed"})
         return error.exit_code
@@ -86,14 +87,16 @@ def _libc() -> Callable[[], object]:
         return lambda: None
 
 
-def _gpu_sampler(setup: WorkerSetup, settings: Settings) -> GpuStats | None:
-    """The GPUs this agent may use, or None on a host without an NVIDIA driver."""
-    if setup.cpu_only:
-        return None
-    from agent.gpu.stats import sampler_for
+def _gpu_sampler(settings: Settings) -> GpusFor:
+    """Readings of the GPUs that some variables make visible; None on a host without an NVIDIA driver."""
 
-    default = settings.agent.resource_monitoring.default_gpu_utilization
-    return sampler_for(setup.gpu_environment, default_utilization=default)
+    def gpus_for(environment: Mapping[str, str]) -> GpuStats | None:
+        from agent.gpu.stats import sampler_for
+
+        default = settings.agent.resource_monitoring.default_gpu_utilization
+        return sampler_for(environment, default_utilization=default)
+
+    return gpus_for
 
 
 if __name__ == "__main__":

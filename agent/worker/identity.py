@@ -2,7 +2,7 @@
 
 `<state>/workers/<worker id>.lock` is flocked for the agent's whole life; the kernel releases it however the agent ends,
 so there is nothing stale to clean up. Its content says who holds it: `{"pid", "start_ticks", "worker_id", "slot",
-"started_at_ms", "ready"}`.
+"started_at_ms", "ready"}`, and once it is ready its "queues" (ids) and "hours" ({"uptime", "downtime", "timezone"}).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Identity:
     record: Path
     descriptor: int
 
-    def say(self, *, ready: bool) -> None:
+    def say(self, *, ready: bool, **more: object) -> None:
         """Write the record that `daemon --stop`, `--status` and `--detached` read."""
         value: Json = {
             "pid": os.getpid(),
@@ -40,6 +40,7 @@ class Identity:
             "slot": self.slot,
             "started_at_ms": int(time.time() * 1000),
             "ready": ready,
+            **more,
         }
         write_json(self.record, value)
 
@@ -51,16 +52,19 @@ class Identity:
 def names_for(agent: AgentSettings, setup: WorkerSetup) -> list[tuple[str, int | None]]:
     """The ids this agent may take, best first, each with its slot.
 
-    The scheme is ClearML's: a configured id verbatim, `<name>:gpu0,1` with GPUs, `<name>:cpu:<slot>` without, else
-    `<name>:<slot>` with the smallest slot that is free on this host.
+    The scheme is ClearML's: a configured id verbatim, `<name>:gpu0,1` with GPUs, `<name>:dgpu0,1` where they are shared
+    out to tasks, `<name>:cpu:<slot>` without, else `<name>:<slot>` with the smallest slot that is free on this host.
+    Ours: `<name>:gpu0:<slot>` for agents that share GPUs among them.
     """
+    name = agent.worker_name
     if agent.worker_id:
         return [(agent.worker_id, None)]
-    if setup.cpu_only:
-        return [(f"{agent.worker_name}:cpu:{slot}", slot) for slot in range(SLOTS)]
-    if setup.gpu_suffix:
-        return [(f"{agent.worker_name}:{setup.gpu_suffix}", None)]
-    return [(f"{agent.worker_name}:{slot}", slot) for slot in range(SLOTS)]
+    if setup.wishes:
+        return [(f"{name}:d{setup.gpu_suffix}", None)]
+    if setup.gpu_suffix and setup.share is None and not setup.cpu_only:
+        return [(f"{name}:{setup.gpu_suffix}", None)]
+    middle = "cpu:" if setup.cpu_only else f"{setup.gpu_suffix}:" if setup.gpu_suffix else ""
+    return [(f"{name}:{middle}{slot}", slot) for slot in range(SLOTS)]
 
 
 def take_identity(state: Path, agent: AgentSettings, setup: WorkerSetup) -> Identity:

@@ -1,24 +1,26 @@
-"""Where the next task comes from: queues resolved once, then asked in order until one has a task for us.
+"""Where the next task comes from: the queues that may be pulled from now, asked in order until one has a task for us.
 
-Strict priority asks in the given order every time. With order fairness, the queue after the one that gave the last task
-is asked first.
+On our own server one held request does it all: it returns when there is a task, when something is said about the worker
+or its queues, or at the next boundary of the working hours. Other servers are polled for each of these.
 """
 
 from __future__ import annotations
 
 import asyncio
-import difflib
 import logging
 import random
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from pathlib import Path
 
 from agent.api import queues
 from agent.api.client import AsyncClient
-from agent.api.queues import Queue, Waiting
-from agent.errors import AgentError, ApiError, ServerUnreachable, UnknownQueue
-from agent.runner.claim import Claimed, Source, claim_task, claim_unnamed, first_listed, next_waiting
+from agent.api.queues import Queue, Steering, Waiting, Watch
+from agent.errors import AgentError
+from agent.runner.claim import Claimant, Claimed, claim_task, claim_unnamed, first_waiting
 from agent.runner.rundir import Runs
+from agent.worker.gate import Gate, Word
+from agent.worker.listening import Listening
+from agent.worker.turn import Turn
 
 log = logging.getLogger(__name__)
 
@@ -27,105 +29,103 @@ HOLD_SECONDS = 25.0
 #: A server that does not hold the request after all (it is stopping, say) is not asked more often than this.
 SHORTEST_ROUND_SECONDS = 1.0
 SHORTEST_INTERVAL_SECONDS = 0.1
+#: A boundary of the working hours has certainly passed by then.
+AFTER_BOUNDARY_SECONDS = 0.05
 FIRST_PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 30.0
-LOOKS_LIKE_AN_ID = re.compile(r"^[-a-f0-9]{30,}$")
 
-
-async def resolve_queues(api: AsyncClient, wanted: Sequence[str], *, create: bool) -> tuple[Queue, ...]:
-    """The queues that names or ids stand for, in order; without any, the server's default queue.
-
-    Names are compared in any letter case. Raises UnknownQueue, with names that are close, unless `create`.
-    """
-    if not wanted:
-        return (await _default_queue(api),)
-    known = await api.send(queues.every())
-    found = []
-    for name in wanted:
-        queue = _find(known, name)
-        if queue is None and create:
-            queue = Queue(await api.send(queues.create(name)), name)
-        if queue is None:
-            raise UnknownQueue(f"the server has no queue {name!r}", hint=_suggestion(name, known))
-        if queue not in found:
-            found.append(queue)
-    return tuple(found)
-
-
-async def _default_queue(api: AsyncClient) -> Queue:
-    try:
-        identifier = await api.send(queues.default())
-    except ApiError:
-        known = await api.send(queues.every())
-        queue = _find(known, "default")
-        if queue is None:
-            raise UnknownQueue(
-                "no --queue was given and the server has no default queue", hint=_suggestion("default", known)
-            ) from None
-        return queue
-    described = await api.send(queues.by_ids([identifier]))
-    return described[0] if described else Queue(identifier, "default")
-
-
-def _find(known: Sequence[Queue], wanted: str) -> Queue | None:
-    if LOOKS_LIKE_AN_ID.match(wanted):
-        return next((queue for queue in known if queue.id == wanted), None)
-    exact = [queue for queue in known if queue.name == wanted]
-    alike = exact or [queue for queue in known if queue.name.lower() == wanted.lower()]
-    return alike[0] if alike else None
-
-
-def _suggestion(wanted: str, known: Sequence[Queue]) -> str:
-    close = difflib.get_close_matches(wanted, [queue.name for queue in known], n=3)
-    if close:
-        return f"Did you mean {' or '.join(repr(name) for name in close)}? --create-queue makes it"
-    names = ", ".join(sorted(queue.name for queue in known)[:10]) or "none"
-    return f"It has: {names}. --create-queue makes a new one"
+#: Whether a task of this queue could start now, as far as this host is concerned.
+Offers = Callable[[Queue], bool]
 
 
 class Poller:
-    """Finds and claims the next task, and waits out a server that is away."""
+    """Finds and claims the next task. `gate` and `listening` are kept up to date on the way; `heard` is called when
+    something new was heard.
+    """
 
     def __init__(
         self,
         api: AsyncClient,
-        source: Source,
+        listening: Listening,
+        gate: Gate,
+        turn: Turn,
         runs: Runs,
         *,
         worker: str,
         polling_interval_seconds: float,
-        order_fairness: bool,
+        heard: Callable[[], None] = lambda: None,
     ) -> None:
         self._api = api
-        self._source = source
+        self._listening = listening
+        self._gate = gate
+        self._turn = turn
         self._runs = runs
         self._worker = worker
         self._interval = max(polling_interval_seconds, SHORTEST_INTERVAL_SECONDS)
-        self._fair = order_fairness
-        self._order = list(source.ids)
+        self._heard = heard
+        self._mark = ""
+        self._asked_at = -float("inf")
 
-    async def next_waiting(self) -> Waiting | None:
+    async def next_waiting(self, offers: Offers = lambda queue: True) -> Waiting | None:
         """One round: a task that waits for us, or None after having waited for one in vain. Takes nothing."""
-        loop = asyncio.get_running_loop()
-        began = loop.time()
-        if self._source.can_pop_by_name:
-            waiting = await next_waiting(self._api, self._source, self._order, hold_seconds=HOLD_SECONDS)
-        else:
-            waiting = await first_listed(self._api, self._order)
+        await self._listening.look_for_lost()
+        features = self._listening.source.features
+        if not (self._listening.source.holds_requests and features.watch):
+            await self.keep_up()
+        order = self._turn.order([queue.id for queue in self._listening.queues if self._may_pull(queue, offers)])
+        if self._listening.source.holds_requests and (order or features.watch):
+            return await self._held(order)
+        waiting = await first_waiting(self._api, self._listening.source, order)
         if waiting is None:
-            holds = self._source.features.wait_for_task and self._source.can_pop_by_name
-            pause = SHORTEST_ROUND_SECONDS if holds else self._interval
-            await asyncio.sleep(max(0.0, began + pause - loop.time()) if holds else pause)
+            await asyncio.sleep(min(self._interval, self.seconds_to_boundary()))
         return waiting
 
-    async def claim(self, waiting: Waiting) -> Claimed | None:
+    async def keep_up(self) -> None:
+        """Ask what is said about worker and queues, unless that was done a moment ago."""
+        now = asyncio.get_running_loop().time()
+        if now - self._asked_at >= self._interval / 2:
+            self._hear(await self._listening.ask())
+            self._asked_at = now
+
+    def word_on(self, queue_id: str) -> Word:
+        """Who decides about the queue with this id at this moment."""
+        return self._gate.word_on(self._listening.queues[self._listening.place_of(queue_id)])
+
+    async def claim(self, waiting: Waiting, claimant: Claimant) -> Claimed | None:
         """Take what was seen waiting; None if somebody else was faster."""
-        if self._fair and waiting.queue in self._order:
-            turn = self._order.index(waiting.queue) + 1
-            self._order = self._order[turn:] + self._order[:turn]
-        if self._source.can_pop_by_name:
-            return await claim_task(self._api, self._source, self._runs, waiting, worker=self._worker)
-        return await claim_unnamed(self._api, self._source, self._runs, waiting, worker=self._worker)
+        source = self._listening.source
+        claim = claim_task if source.can_pop_by_name else claim_unnamed
+        claimed = await claim(self._api, source, self._runs, waiting, claimant=claimant)
+        if claimed is not None:
+            self._turn.gave(waiting.queue, source.ids)
+        return claimed
+
+    def _may_pull(self, queue: Queue, offers: Offers) -> bool:
+        return not queue.is_gone and self._gate.word_on(queue).opens and offers(queue)
+
+    async def _held(self, order: list[str]) -> Waiting | None:
+        """Let the server hold the question, no longer than until the hours change."""
+        loop = asyncio.get_running_loop()
+        began, longest = loop.time(), min(HOLD_SECONDS, self.seconds_to_boundary())
+        source = self._listening.source
+        watch = Watch(worker=self._worker, queues=source.ids, known=self._mark) if source.features.watch else None
+        waiting, steering = await self._api.send(queues.wait_for_next(order, hold_seconds=longest, watch=watch))
+        if steering is not None and steering.mark != self._mark:
+            self._mark = steering.mark
+            self._hear(steering)
+        elif waiting is None:
+            await asyncio.sleep(max(0.0, began + min(SHORTEST_ROUND_SECONDS, longest) - loop.time()))
+        return waiting
+
+    def _hear(self, steering: Steering) -> None:
+        self._gate.hear(steering)
+        self._listening.hear(steering)
+        self._heard()
+
+    def seconds_to_boundary(self) -> float:
+        """How long until the hours or an expiry change what may be pulled; infinite if they never do."""
+        seconds = self._gate.seconds_to_change()
+        return float("inf") if seconds is None else seconds + AFTER_BOUNDARY_SECONDS
 
 
 class Outage:
@@ -141,7 +141,7 @@ class Outage:
     def is_on(self) -> bool:
         return self._pause > 0
 
-    async def wait(self, error: ServerUnreachable | ApiError | OSError) -> None:
+    async def wait(self, error: AgentError | OSError) -> None:
         what = "this host" if isinstance(error, OSError) else "the server"
         if not self._pause:
             log.warning("waiting for %s: %s", what, error, extra={"action": "outage"})
@@ -153,3 +153,8 @@ class Outage:
         if self._pause:
             log.info("work goes on", extra={"action": "outage_over"})
         self._pause = 0.0
+
+
+def turn_file(record: Path, *, order_fairness: bool) -> Path | None:
+    """Where the round of order fairness is kept, beside the record of who holds the worker id."""
+    return record.with_suffix(".round") if order_fairness else None

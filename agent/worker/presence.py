@@ -1,4 +1,5 @@
-"""Keeps the worker on the server's list: a report every 30 s with the machine's readings, and one at each change.
+"""Keeps the worker on the server's list: a report every 30 s with the machine's readings, and one at each change (of
+its task, its queues, or whether it takes tasks at all, see `standing.py`).
 
 Reports are the agent's heartbeat (the server forgets a worker after 600 s without one), so a failure is only logged;
 the next report registers the worker again.
@@ -7,21 +8,21 @@ the next report registers the worker again.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from agent.api import workers
 from agent.api.client import AsyncClient
-from agent.errors import AgentError
+from agent.errors import AgentError, ApiError
 from agent.models import Json
 from agent.runner.machine import MachineSampler
+from agent.worker.standing import Stand, Standing
 
 log = logging.getLogger(__name__)
 
 FIRST_REPORT_SECONDS = 3.0
 READINGS_SECONDS = 20.0
-#: A tag of the worker on the server while it takes no further task.
-DRAINING = "draining"
 SHORTEST_INTERVAL_SECONDS = 0.1
 
 
@@ -47,9 +48,15 @@ class Presence:
         self._reading: asyncio.Future[Json] | None = None
         self._task: str | None = None
         self._queue: str | None = None
+        self._stand = Stand()
+        self._is_draining = False
+        self._properties: dict[str, str] = {}
+        self._published: Mapping[str, str] = {}
+        self._keeps_properties = True
+        self._news = asyncio.Event()
 
     async def register(self) -> None:
-        await self._api.send(workers.register(self._worker, queues=self._queues, tags=self._tags))
+        await self._api.send(workers.register(self._worker, queues=self._queues, tags=self._all_tags()))
 
     async def unregister(self) -> None:
         try:
@@ -62,17 +69,57 @@ class Presence:
         self._task, self._queue = task, queue
         await self._report(None)
 
-    async def tell_of_drain(self) -> None:
+    def tell_of_drain(self) -> None:
         """Tell, from now on, that no further task is taken."""
-        self._tags = tuple(dict.fromkeys((*self._tags, DRAINING)))
-        await self._report(None)
+        self._is_draining = True
+        self._news.set()
+
+    def tell(self, stand: Stand) -> None:
+        """Tell whether tasks are taken; said only when it has changed."""
+        if stand != self._stand:
+            self._stand = stand
+            log.info("%s", stand.tag or "open", extra={"action": "standing"})
+            self._news.set()
+
+    def listen_to(self, queues: Sequence[str]) -> None:
+        """Other queues from now on."""
+        self._queues = tuple(queues)
+        self._news.set()
+
+    def publish(self, key: str, value: str) -> None:
+        """Set a runtime property of the worker, where the server keeps such."""
+        if self._properties.get(key) != value:
+            self._properties[key] = value
+            self._news.set()
 
     async def run(self) -> None:
-        """Report until cancelled."""
-        await asyncio.sleep(FIRST_REPORT_SECONDS)
+        """Report until cancelled: every so often with readings, and at once what has changed."""
+        loop = asyncio.get_running_loop()
+        due = loop.time() + FIRST_REPORT_SECONDS
         while True:
-            await self._report(await self._readings())
-            await asyncio.sleep(self._interval)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(due):
+                    await self._news.wait()
+            self._news.clear()
+            is_due = loop.time() >= due
+            await self._report(await self._readings() if is_due else None)
+            await self._publish()
+            due = loop.time() + self._interval if is_due else due
+
+    async def _publish(self) -> None:
+        values = {key: value for key, value in self._properties.items() if self._published.get(key) != value}
+        if not values or not self._keeps_properties:
+            return
+        try:
+            await self._api.send(workers.set_runtime_properties(self._worker, values))
+            self._published = {**self._published, **values}
+        except AgentError as error:
+            self._keeps_properties = not (isinstance(error, ApiError) and not error.is_server_fault)
+            log.debug("properties were not taken: %s", error.message)
+
+    def _all_tags(self) -> tuple[str, ...]:
+        stand = Stand(standing=Standing.DRAINING) if self._is_draining else self._stand
+        return tuple(dict.fromkeys(filter(None, (*self._tags, stand.tag))))
 
     async def _readings(self) -> Json | None:
         """What the machine does; a sensor that fails, or a disk that hangs, costs the readings and not the report."""
@@ -95,7 +142,7 @@ class Presence:
             queues=self._queues,
             task=self._task,
             queue=self._queue,
-            tags=self._tags,
+            tags=self._all_tags(),
             machine_stats=machine_stats,
         )
         try:

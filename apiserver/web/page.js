@@ -119,7 +119,7 @@ function table(titles, rows, nothing) {
 const row = (...cells) => el("tr", {}, cells.map((cell) => (cell instanceof HTMLTableCellElement ? cell : el("td", {}, cell))));
 const number = (value) => el("td", { class: "number" }, String(value ?? ""));
 const actions = (...buttons) => el("td", { class: "actions" }, buttons);
-const state = (name) => el("span", { class: `state ${name}` }, name.replace("_", " "));
+const state = (name, { look = name, title } = {}) => el("span", { class: `state ${look}`, title }, name.replace("_", " "));
 const taskLink = (task) => (task?.id ? el("a", { href: `#task=${task.id}` }, task.name || task.id) : "");
 const taskCell = (task) => el("td", { class: "long", title: task?.name || "" }, taskLink(task));
 
@@ -165,6 +165,18 @@ function span(seconds) {
 
 const age = (time) => (time ? span((Date.now() - Date.parse(time)) / 1000) : "");
 const moment = (time) => (time ? new Date(time).toLocaleString() : "");
+const twoDigits = (value) => String(value).padStart(2, "0");
+
+// The time of a day of this week, else with the date; in the reader's time zone.
+function weekTime(time) {
+  const then = new Date(time);
+  if (Number.isNaN(then.getTime())) return time;
+  const days = Math.round((new Date(then).setHours(0, 0, 0, 0) - new Date().setHours(0, 0, 0, 0)) / 86_400_000);
+  const date = `${then.getFullYear()}-${twoDigits(then.getMonth() + 1)}-${twoDigits(then.getDate())}`;
+  const day = days === 0 ? "" : days > 0 && days < 7 ? then.toLocaleDateString("en", { weekday: "short" }) : date;
+  return `${day} ${twoDigits(then.getHours())}:${twoDigits(then.getMinutes())}`.trim();
+}
+
 const isHandy = (value) => value === 0 || (Math.abs(value) >= 1e-3 && Math.abs(value) < 1e6);
 const short = (value) => (isHandy(value) ? String(+value.toPrecision(4)) : value.toExponential(2));
 
@@ -196,7 +208,7 @@ function workerRow(worker) {
   const isTwice = (worker.system_tags || []).includes("duplicate-id");
   return row(
     el("td", { title: worker.ip || "" }, worker.id, isTwice ? el("span", { class: "warning" }, " (two report under this name)") : ""),
-    state(isLost ? "lost" : worker.task?.id ? "busy" : "idle"),
+    el("td", { class: "states" }, isLost ? state("lost") : statesOf(worker)),
     taskCell(worker.task),
     number(worker.task?.running_time ? span(worker.task.running_time / 1000) : ""),
     number(worker.task?.last_iteration),
@@ -208,6 +220,20 @@ function workerRow(worker) {
       isLost ? action("Forget", () => call("workers.unregister", { worker: worker.id })) : null,
     ),
   );
+}
+
+// Agents say in their tags whether they take tasks: "closed until TIME", "waiting: WHY". The gravest is last, and counts.
+const STANDINGS = ["forced on", "closed", "forced off", "waiting", "cordoned", "draining"];
+const STANDING_TAG = new RegExp(`^(${STANDINGS.join("|")})(?: until (\\S+)|: (.+))?$`);
+const LOOKS = { "forced on": "idle", closed: "idle", "forced off": "idle", waiting: "queued", cordoned: "failed", draining: "queued" };
+
+function statesOf(worker) {
+  const said = (worker.tags || []).map((tag) => STANDING_TAG.exec(tag)).filter(Boolean);
+  const [, standing, until, why] = said.sort((a, b) => STANDINGS.indexOf(a[1]) - STANDINGS.indexOf(b[1])).at(-1) || [];
+  const running = worker.task?.id ? [state("running", { look: "in_progress" }), " "] : [];
+  if (!standing) return running[0] || state("idle");
+  const text = until ? `${standing} until ${weekTime(until)}` : standing;
+  return [...running, state(text, { look: LOOKS[standing], title: why || (until ? moment(until) : undefined) })];
 }
 
 function loadOf(stats) {

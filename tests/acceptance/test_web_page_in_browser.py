@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -145,7 +146,7 @@ def test_a_link_of_the_sdk_shows_its_task_once_somebody_has_signed_in(visitor: B
 # --- the fleet
 
 
-def test_workers_are_seen_idle_and_busy_with_their_task(page: Browser, server: ServerProcess, worker: str) -> None:
+def test_workers_are_seen_idle_and_running_with_their_task(page: Browser, server: ServerProcess, worker: str) -> None:
     def seen(state: str, task: str) -> list[str] | None:
         return next((row for row in page.rows("workers") if row[:3] == [worker, state, task]), None)
 
@@ -154,11 +155,42 @@ def test_workers_are_seen_idle_and_busy_with_their_task(page: Browser, server: S
     task = create_script(server, TICKS, queue=QUEUE, name="keeps it busy")
     wait_for_status(server, task, "in_progress")
     page.look_again()
-    row = page.wait(lambda: seen("busy", "keeps it busy"), what="a busy worker")
+    row = page.wait(lambda: seen("running", "keeps it busy"), what="a running worker")
     assert "1 busy" in page.text("#summary")
     page.press("Abort task", within="[data-part=workers]", sure=True)
     wait_for_status(server, task, "stopped")
     page.wait(lambda: seen("idle", ""), what="an idle worker again")
+
+
+def test_workers_that_take_nothing_say_why(page: Browser, server: ServerProcess) -> None:
+    task = server.new_task("the last one")
+    said = {
+        "t:closed": ("closed until 2031-01-05T08:00+00:00", r"closed until 2031-01-0\d \d\d:\d\d", ".+2031.+"),
+        "t:cordoned": ("cordoned: GPU 1 is lost", "cordoned", "GPU 1 is lost"),
+        "t:draining": ("draining", "running draining", ""),
+        "t:forced": ("forced off", "forced off", ""),
+        "t:open": ("anything else", "idle", ""),
+        "t:waiting": (f"waiting: {MARKUP}", "waiting", re.escape(MARKUP)),
+    }
+    for worker, (tag, _, _) in said.items():
+        server.call("workers.register", worker=worker, queues=[], tags=["gpus", tag], timeout=600)
+    server.call("tasks.started", task=task)
+    server.call("workers.status_report", worker="t:draining", task=task, timestamp=0)
+    titles = """
+        const cells = [...document.querySelectorAll("[data-part=workers] .states")];
+        return cells.map((cell) => [cell.parentNode.cells[0].innerText, cell.lastChild.title]);
+    """
+    try:
+        page.look_again()
+        page.wait(lambda: said.keys() <= {row[0] for row in page.rows("workers")}, what="the workers")
+        states = {row[0]: " ".join(row[1].split()) for row in page.rows("workers")}
+        reasons = dict(page.run(titles))
+        for worker, (_, state, reason) in said.items():
+            assert re.fullmatch(state, states[worker]), (worker, states)
+            assert re.fullmatch(reason, reasons[worker]), (worker, reasons)
+    finally:
+        for worker in said:
+            server.call("workers.unregister", worker=worker)
 
 
 def test_a_queue_shows_its_tasks_in_order_and_lets_them_be_moved(page: Browser, server: ServerProcess) -> None:

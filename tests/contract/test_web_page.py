@@ -1,5 +1,6 @@
 """The web page: its login, its files, and that it asks for nothing the server does not have."""
 
+import json
 import re
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import requests
 from support.apiserver import ServerProcess
 
 import apiserver
+from agent.worker.standing import Standing
 from apiserver import endpoints
 
 SCRIPT = Path(apiserver.__file__).parent / "web" / "page.js"
@@ -67,3 +69,8 @@ def test_the_page_asks_only_for_what_there_is():
     asked = set(re.findall(r'"((?:workers|queues|tasks|events|server)\.\w+)"', SCRIPT.read_text()))
     assert len(asked) > 10
     assert asked <= set(endpoints.names())
+
+
+def test_the_page_knows_the_words_of_the_agents_in_their_order():
+    (listed,) = re.findall(r"^const STANDINGS = (\[.*\]);$", SCRIPT.read_text(), re.MULTILINE)
+    assert json.loads(listed) == [standing.value for standing in Standing if standing is not Standing.OPEN]

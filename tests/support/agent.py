@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,8 @@ class AgentProcess:
         worker_id: str = "testhost:0",
         create_queue: bool = False,
         url: str | None = None,
+        setup: Mapping[str, Any] | None = None,
+        environ: Mapping[str, str] | None = None,
         **agent: Any,
     ) -> None:
         settings = settings_for(
@@ -53,8 +55,15 @@ class AgentProcess:
         )
         self.state = state
         self.worker_id = worker_id
+        self.environ = dict(environ or {})
         self.setup = WorkerSetup(
-            settings=settings.to_json(), queues=queues or ("default",), cpu_only=True, create_queue=create_queue
+            **{
+                "settings": settings.to_json(),
+                "queues": queues or ("default",),
+                "cpu_only": True,
+                "create_queue": create_queue,
+                **(setup or {}),
+            }
         )
         self.process = self._start()
 
@@ -69,7 +78,11 @@ class AgentProcess:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                env={**os.environ, "UV_CACHE_DIR": os.environ.get("UV_CACHE_DIR", str(self.state / "uv"))},
+                env={
+                    **os.environ,
+                    "UV_CACHE_DIR": os.environ.get("UV_CACHE_DIR", str(self.state / "uv")),
+                    **self.environ,
+                },
             )
 
     @property
@@ -172,3 +185,61 @@ def is_alive(pid: int) -> bool:
         return b") Z" not in Path(f"/proc/{pid}/stat").read_bytes()
     except (FileNotFoundError, ProcessLookupError):
         return False
+
+
+class TypedDaemon:
+    """`clearml-agent daemon ARGUMENTS --foreground`, as a person types it, with a state directory of its own."""
+
+    def __init__(self, server: Any, state: Path, *arguments: str, environ: Mapping[str, str] | None = None) -> None:
+        state.mkdir(parents=True, exist_ok=True)
+        self.state = state
+        self.log = state / "typed.log"
+        self._command = [str(Path(sys.executable).parent / "clearml-agent"), "daemon", *arguments, "--foreground"]
+        self._environ = {
+            **os.environ,
+            "CLEARML_CONFIG_FILE": str(server.conf_path),
+            "STATE_DIRECTORY": str(state),
+            "CLEARML_WORKER_NAME": "typed",
+            "CLEARML_AGENT_GPU_LEASES_DIR": str(state.parent / "leases"),
+            **(environ or {}),
+        }
+        self.process = self._start()
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        with open(self.log, "ab") as log:
+            return subprocess.Popen(self._command, stdout=log, stderr=log, start_new_session=True, env=self._environ)
+
+    def wait_until_ready(self) -> TypedDaemon:
+        def ready() -> bool:
+            if self.process.poll() is not None:
+                raise AssertionError(f"the agent ended with {self.process.returncode}: {self.log.read_text()}")
+            return "listens to" in self.log.read_text()
+
+        wait_for(ready, what=f"agent ready; log: {self.log}")
+        return self
+
+    def restart(self) -> TypedDaemon:
+        """The next agent with the same arguments, once this one is gone."""
+        before = self.log.read_text().count("listens to")
+        self.process = self._start()
+        wait_for(lambda: self.log.read_text().count("listens to") > before, what="the next agent is ready")
+        return self
+
+    def end(self, number: signal.Signals = signal.SIGINT, *, seconds: float = 30.0) -> int:
+        """Send a signal and wait for the end; returns the exit code."""
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        return self.process.wait(seconds)
+
+
+@contextmanager
+def typed_daemon(
+    server: Any, state: Path, *arguments: str, environ: Mapping[str, str] | None = None
+) -> Iterator[TypedDaemon]:
+    """A ready daemon from the command line that is ended (with its tasks) afterwards."""
+    daemon = TypedDaemon(server, state, *arguments, environ=environ)
+    try:
+        yield daemon.wait_until_ready()
+    finally:
+        if daemon.process.poll() is None:
+            daemon.end()

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
-from support.cli import run_cli, server_variables, stub_server
+from support.cli import environment, run_cli, server_variables, stub_server
 from support.http_stub import http_stub
 
 CONFIG = """
@@ -18,7 +21,8 @@ files { f { path: "/x", contents: "file-secret" } }
 """
 WORKER = {
     "id": "host:gpu0",
-    "queues": [{"id": "1", "name": "default"}],
+    "tags": ["closed until 2026-01-05T08:00+00:00"],
+    "queues": [{"id": f"{1:032x}", "name": "default"}],
     "task": {"id": "t1", "name": "train: it"},
     "last_activity_time": "2026-01-01T00:00:00+00:00",
 }
@@ -62,17 +66,51 @@ def test_config_without_a_configuration_shows_the_defaults_and_says_so(tmp_path:
     assert "api.api_server = \n" in result.stdout
 
 
-def test_list_prints_the_workers_as_yaml(tmp_path: Path) -> None:
+def test_list_prints_the_workers_as_yaml_to_whoever_is_no_terminal(tmp_path: Path) -> None:
     with http_stub(stub_server([WORKER])) as url:
         result = run_cli(tmp_path, "list", **server_variables(url))
     assert (result.returncode, result.stderr) == (0, "")
-    assert yaml.safe_load(result.stdout) == {"workers": [WORKER]}
+    (worker,) = yaml.safe_load(result.stdout)["workers"]
+    assert worker.items() >= WORKER.items()
+    assert {name: worker[name] for name in worker.keys() - WORKER.keys()} == {
+        "state": "running, closed",
+        "state_until": "2026-01-05T08:00+00:00",
+        "state_why": None,
+        "gpus": {"names": ["0"], "count": 1, "usage_percent": None, "memory_used_mib": None, "memory_total_mib": None},
+    }
 
 
-def test_list_prints_json_on_request(tmp_path: Path) -> None:
+def test_list_prints_the_same_as_json_on_request(tmp_path: Path) -> None:
     with http_stub(stub_server([WORKER])) as url:
-        result = run_cli(tmp_path, "list", "--json", **server_variables(url))
-    assert json.loads(result.stdout) == {"workers": [WORKER]}
+        as_yaml, as_json = (run_cli(tmp_path, "list", form, **server_variables(url)) for form in ("--yaml", "--json"))
+    assert json.loads(as_json.stdout) == yaml.safe_load(as_yaml.stdout)
+
+
+def test_list_prints_tables_on_request(tmp_path: Path) -> None:
+    with http_stub(stub_server([WORKER], queues=["default", "other"])) as url:
+        result = run_cli(tmp_path, "list", "--table", **server_variables(url))
+    assert (result.returncode, result.stderr) == (0, "")
+    workers, queues = (paragraph.splitlines() for paragraph in result.stdout.split("\n\n"))
+    assert workers[1].startswith("host:gpu0  running, closed until ")
+    assert [line.split()[0] for line in queues] == ["Queue", "default", "other"]
+
+
+def test_list_prints_tables_to_a_terminal(tmp_path: Path) -> None:
+    ours, theirs = os.openpty()
+    try:
+        with http_stub(stub_server([WORKER])) as url:
+            subprocess.run(
+                [sys.executable, "-m", "agent.cli", "list"],
+                env=environment(tmp_path, **server_variables(url)),
+                stdin=subprocess.DEVNULL,
+                stdout=theirs,
+                timeout=30,
+                check=True,
+            )
+        assert os.read(ours, 4096).startswith(b"Worker ")
+    finally:
+        os.close(ours)
+        os.close(theirs)
 
 
 @pytest.mark.parametrize("arguments", NEEDS_SERVER)
@@ -132,6 +170,8 @@ def test_debug_shows_where_and_still_no_secret(tmp_path: Path) -> None:
         ("execute", "--id", "x", "--disable-monitoring", "--full-monitoring"),
         ("execute", "--id", "x", "--clone", "--require-queue"),
         ("execute",),
+        ("list", "--json", "--yaml"),
+        ("list", "--table", "--json"),
         ("daemon", "--detached", "--foreground"),
         ("daemon", "--log-level", "loud"),
         ("daemon", "--polling-interval", "often"),

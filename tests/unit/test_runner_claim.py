@@ -13,13 +13,16 @@ from agent.api.queues import Queue, Waiting
 from agent.api.server import Features
 from agent.errors import ApiError, ReplyLost
 from agent.runner import claim as claiming
-from agent.runner.claim import Claimed, Source, claim_task, claim_unnamed, next_waiting
+from agent.runner.claim import Claimant, Claimed, Source, claim_task, claim_unnamed, first_waiting
 from agent.runner.rundir import RunDirectory, Runs
 from agent.states import RunPhase
 
 QUEUE = Queue("q1", "train")
 OURS = Source(queues=(QUEUE,), features=Features(repeatable_pop=True, wait_for_task=True), api_version=(2, 34))
 PLAIN = Source(queues=(QUEUE, Queue("q2", "spare")), features=Features(), api_version=(2, 31))
+
+
+ME = Claimant(worker="w", agent="w")
 
 
 class QueueServer:
@@ -58,7 +61,7 @@ class QueueServer:
 
 def _claim(server: QueueServer, source: Source, root: Path) -> tuple[Claimed | None, FakeClient]:
     api, client = fake_api(**server.handlers())
-    claimed = asyncio.run(claim_task(api, source, Runs(root), Waiting("t1", "q1"), worker="w"))
+    claimed = asyncio.run(claim_task(api, source, Runs(root), Waiting("t1", "q1"), claimant=ME))
     return claimed, client
 
 
@@ -72,11 +75,11 @@ def test_the_claim_is_on_the_disk_before_the_pop(tmp_path: Path) -> None:
     seen: list[str] = []
 
     def pop(body: dict[str, Any]) -> dict[str, Any]:
-        seen.extend(claim.phase for _, claim in Runs(tmp_path).of_worker("w"))
+        seen.extend(claim.phase for _, claim in Runs(tmp_path).of_agent("w"))
         return server.pop(body)
 
     api, _ = fake_api(**{**server.handlers(), "queues__get_next_task": pop})
-    claimed = asyncio.run(claim_task(api, OURS, Runs(tmp_path), Waiting("t1", "q1"), worker="w"))
+    claimed = asyncio.run(claim_task(api, OURS, Runs(tmp_path), Waiting("t1", "q1"), claimant=ME))
     assert seen == [RunPhase.CLAIMING]
     assert claimed is not None
     assert claimed.claim.phase is RunPhase.CLAIMED
@@ -123,7 +126,7 @@ def test_a_second_attempt_gets_its_own_directory(tmp_path: Path) -> None:
 
 def _give_back(**handlers: Any) -> FakeClient:
     api, client = fake_api(**handlers)
-    claim = claiming.claim_for(OURS, Waiting("t1", "q1"), worker="w")
+    claim = claiming.claim_for(OURS, Waiting("t1", "q1"), ME)
     asyncio.run(claiming.give_back(api, RunDirectory(Path("/nonexistent/t1.1")), claim, reason="test"))
     return client
 
@@ -151,7 +154,7 @@ def test_a_task_that_was_put_into_another_queue_meanwhile_is_nobodys_orphan() ->
         tasks__get_by_id=lambda _: {"task": {"id": "t1", "status": "queued", "execution": {"queue": "q2"}}},
         queues__get_by_id=lambda _: {"queue": {"entries": []}},
     )
-    claim = claiming.claim_for(PLAIN, Waiting("t1", "q1"), worker="w")
+    claim = claiming.claim_for(PLAIN, Waiting("t1", "q1"), ME)
     assert asyncio.run(claiming.is_orphan(api, claim)) is False
 
 
@@ -163,7 +166,7 @@ def test_a_plain_pop_may_give_another_task_than_the_one_seen(
         queues__get_next_task=lambda _: {"entry": {"task": popped}} if popped else {},
         tasks__get_by_id=lambda body: {"task": {"id": body["task"], "status": "queued"}},
     )
-    claimed = asyncio.run(claim_unnamed(api, PLAIN, Runs(tmp_path), Waiting("t1", "q1"), worker="w"))
+    claimed = asyncio.run(claim_unnamed(api, PLAIN, Runs(tmp_path), Waiting("t1", "q1"), claimant=ME))
     assert (claimed.task.id if claimed else None) == popped
     assert [run.path.name for run in Runs(tmp_path)] == runs_left
 
@@ -174,9 +177,9 @@ def test_a_plain_pop_whose_reply_is_lost_leaves_its_claim_for_recovery(tmp_path:
 
     api, client = fake_api(queues__get_next_task=pop)
     with pytest.raises(ReplyLost):
-        asyncio.run(claim_unnamed(api, PLAIN, Runs(tmp_path), Waiting("t1", "q1"), worker="w"))
+        asyncio.run(claim_unnamed(api, PLAIN, Runs(tmp_path), Waiting("t1", "q1"), claimant=ME))
     assert len(client.calls) == 1
-    assert [claim.phase for _, claim in Runs(tmp_path).of_worker("w")] == [RunPhase.CLAIMING]
+    assert [claim.phase for _, claim in Runs(tmp_path).of_agent("w")] == [RunPhase.CLAIMING]
 
 
 def test_queues_are_asked_in_order_and_a_deleted_one_is_passed_over() -> None:
@@ -186,12 +189,6 @@ def test_queues_are_asked_in_order_and_a_deleted_one_is_passed_over() -> None:
         return {"task": "t9"}
 
     api, client = fake_api(queues__peek_task=peek)
-    waiting = asyncio.run(next_waiting(api, PLAIN, PLAIN.ids, hold_seconds=25))
+    waiting = asyncio.run(first_waiting(api, PLAIN, PLAIN.ids))
     assert waiting == Waiting("t9", "q2")
     assert [body["queue"] for body in client.sent("queues.peek_task")] == ["q1", "q2"]
-
-
-def test_on_our_server_one_request_waits_for_all_queues() -> None:
-    api, client = fake_api(queues__get_next_task=lambda _: {"entry": {"task": "t3"}, "queue": "q1"})
-    assert asyncio.run(next_waiting(api, OURS, OURS.ids, hold_seconds=25)) == Waiting("t3", "q1")
-    assert client.calls == [("queues.get_next_task", {"queues": ["q1"], "wait": 25, "peek": True})]

@@ -15,6 +15,7 @@ from agent.api.server import Features
 from agent.errors import Interrupted, ServerUnreachable
 from agent.models import ExecutorSetup, Task
 from agent.runner import foreground
+from agent.runner.abort import StatusBoard
 from agent.runner.claim import Claimed
 from agent.runner.console import Console
 from agent.runner.lifecycle import RunContext
@@ -39,6 +40,7 @@ def test_ctrl_c_ends_it_even_while_the_server_is_away(tmp_path: Path, monkeypatc
         context = RunContext(
             api=api,
             features=Features(),
+            board=StatusBoard(api, Features(), poll_seconds=1.0),
             runtime=HostRuntime(),
             settings=settings_for(stop_grace_seconds=0.0),
             worker="w",

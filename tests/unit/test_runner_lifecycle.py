@@ -17,6 +17,7 @@ from agent.api.server import Features
 from agent.errors import ApiError, ReplyLost, ServerUnreachable
 from agent.models import ExecutorSetup, Task
 from agent.runner import lifecycle
+from agent.runner.abort import StatusBoard
 from agent.runner.claim import Claimed
 from agent.runner.lifecycle import RunContext, report, run_task, start_on_server
 from agent.runner.machine import MachineSampler
@@ -95,6 +96,7 @@ def _context(server: TaskServer, runtime: HostRuntime | None = None) -> tuple[Ru
     context = RunContext(
         api=api,
         features=Features(repeatable_pop=True, log_ids=True),
+        board=StatusBoard(api, Features(repeatable_pop=True, log_ids=True), poll_seconds=1.0),
         runtime=runtime or HostRuntime(),
         settings=settings_for(),
         worker="w",

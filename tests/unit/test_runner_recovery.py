@@ -19,10 +19,11 @@ from agent.api.queues import Queue
 from agent.api.server import Features
 from agent.files import write_json
 from agent.models import ExecutorSetup
+from agent.runner.abort import StatusBoard
 from agent.runner.claim import Source
-from agent.runner.lifecycle import RunContext
+from agent.runner.lifecycle import RunContext, Running
 from agent.runner.machine import MachineSampler
-from agent.runner.recovery import GoneHandle, Unfinished, recover
+from agent.runner.recovery import GoneHandle, recover
 from agent.runner.rundir import Claim, RunDirectory, Runs
 from agent.runtimes.base import Handle
 from agent.runtimes.host import HostRuntime
@@ -51,7 +52,7 @@ def _left_behind(root: Path, phase: RunPhase, files: Mapping[str, Any] | None = 
 
 def _recover(
     root: Path, *, status: str, message: str = "Changed by clearml-agent w", popped: bool = True
-) -> tuple[list[Unfinished], FakeClient]:
+) -> tuple[list[Running], FakeClient]:
     api, client = fake_api(
         queues__get_next_task=lambda _: {"entry": {"task": "t1"}} if popped else {},
         tasks__get_all=lambda _: {"tasks": [{"id": "t1", "status": status, "status_message": message}]},
@@ -62,10 +63,11 @@ def _recover(
     async def announce(task: str | None, queue: str | None) -> None:
         return
 
-    async def scenario() -> list[Unfinished]:
+    async def scenario() -> list[Running]:
         context = RunContext(
             api=api,
             features=SOURCE.features,
+            board=StatusBoard(api, SOURCE.features, poll_seconds=1.0),
             runtime=HostRuntime(),
             settings=settings_for(),
             worker="w",
@@ -74,7 +76,7 @@ def _recover(
             sampler=MachineSampler(),
             announce=announce,
         )
-        return await recover(context, SOURCE, Runs(root))
+        return await recover(lambda claim: context, SOURCE, Runs(root), agent="w")
 
     return asyncio.run(scenario()), client
 

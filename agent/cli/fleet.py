@@ -1,0 +1,394 @@
+"""What a server's reply tells of a fleet, as values and as tables for people; it asks nobody and prints nothing.
+
+Everything is read from what every ClearML server gives: the state from the tags of a worker (`agent.worker.standing`),
+its GPUs from its id where the reply has no readings of them (only our server has), and which agent a sub-worker belongs
+to from their ids:
+
+    host:0                        a services agent
+    host:0:service:<task>         a task of it
+    host:dgpu0,1,2,3              an agent that shares GPUs out
+    host:gpu0,1                   a task of it that has two of them
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, tzinfo
+from typing import Any
+
+from agent.models import Json
+from agent.worker.standing import Stand, Standing, stand_in
+
+#: More tasks of a queue to which nobody listens are not counted; the server would have to send all of them.
+MOST_ENTRIES = 100
+#: What `queues_in` wants to know of all queues, as the body of `queues.get_all`.
+QUEUES_WANTED: Mapping[str, Any] = {
+    "only_fields": ["id", "name", "tags", "entries.task"],
+    "max_task_entries": MOST_ENTRIES,
+    "search_hidden": True,
+}
+
+DUPLICATE_ID = "duplicate-id"
+_SERVICE = ":service:"
+_GPUS = re.compile(r":(?P<shared>d?)gpu(?P<names>[^:]+)(?::\d+)?$")
+_ALL_GPUS = "all"
+_TAKES = (Standing.OPEN, Standing.FORCED_ON)
+_NAME_LENGTH = 40
+_MOST_LISTENERS = 3
+_DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gpus:
+    """The GPUs of a worker. `names` are those in its id; the readings are None where the server does not tell them."""
+
+    names: tuple[str, ...] = ()
+    count: int | None = None
+    usage_percent: float | None = None
+    memory_used_mib: float | None = None
+    memory_total_mib: float | None = None
+
+    def to_json(self) -> Json:
+        return {"names": list(self.names), **{name: getattr(self, name) for name in self.__slots__ if name != "names"}}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueOfWorker:
+    """A queue as the reply shows it with a worker; `waiting` is None where the queue is not there any more."""
+
+    id: str
+    name: str
+    waiting: int | None = None
+    next_task: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Worker:
+    """A worker, and what was said of it word by word (`wire`). `runs`: it or one of its sub-workers has a task;
+    `parent` is the id of the agent whose sub-worker it is, or empty.
+    """
+
+    id: str
+    parent: str = ""
+    runs: bool = False
+    stand: Stand = field(default_factory=Stand)
+    task: str = ""
+    task_name: str = ""
+    task_seconds: float | None = None
+    queues: tuple[QueueOfWorker, ...] = ()
+    gpus: Gpus | None = None
+    reported: datetime | None = None
+    is_duplicate: bool = False
+    wire: Json = field(default_factory=dict)
+
+    @property
+    def state(self) -> str:
+        """One word or two, without until when or why: `idle`, `running`, `closed`, `running, draining`."""
+        return _state(self, self.stand.standing.value)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Queue:
+    """A queue and who listens to it. `is_more`: more tasks wait than `waiting`; None: not known."""
+
+    name: str
+    waiting: int | None = None
+    is_more: bool = False
+    listeners: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+    next_task: str = ""
+
+
+# --- from the reply
+
+
+def workers_in(reply: Json) -> tuple[Worker, ...]:
+    """The workers by id, gpu2 before gpu10, sub-workers right after their agent."""
+    wires = reply.get("workers") or []
+    parents = _parents([_id(wire) for wire in wires])
+    busy = {_id(wire) for wire in wires if _task(wire)}
+    busy |= {parents[worker_id] for worker_id in busy}
+    workers = [_worker(wire, parent=parents[_id(wire)], runs=_id(wire) in busy) for wire in wires]
+    return tuple(sorted(workers, key=_place))
+
+
+def with_states(reply: Json) -> Json:
+    """The reply in order, every worker with `state`, `state_until`, `state_why` and `gpus` besides what it had."""
+    told = [
+        {
+            **worker.wire,
+            "state": worker.state,
+            "state_until": worker.stand.until or None,
+            "state_why": worker.stand.why or None,
+            "gpus": worker.gpus.to_json() if worker.gpus else None,
+        }
+        for worker in workers_in(reply)
+    ]
+    return {**reply, "workers": told}
+
+
+def queues_in(workers: Iterable[Worker], answer: Json) -> tuple[Queue, ...]:
+    """All queues by name: those of a reply to QUEUES_WANTED, and those that only the workers know."""
+    wires = {str(wire["id"]): wire for wire in answer.get("queues") or ()}
+    seen: dict[str, QueueOfWorker] = {}
+    listeners: dict[str, list[str]] = {}
+    for worker in workers:
+        for queue in worker.queues:
+            seen[queue.id] = queue
+            listeners.setdefault(queue.id, []).append(_listener(worker))
+    found = [_queue(wires.get(queue), seen.get(queue), listeners.get(queue, ())) for queue in {**wires, **seen}]
+    return tuple(sorted(found, key=lambda queue: _natural(queue.name)))
+
+
+def gpus_of(worker_id: str, stats: Mapping[str, Any]) -> Gpus | None:
+    """From the readings (percent and MiB, one per GPU) and the end of the id; None if neither speaks of GPUs."""
+    names = _gpu_names(worker_id)
+    used, free = _numbers(stats.get("gpu_memory_used")), _numbers(stats.get("gpu_memory_free"))
+    usage = _numbers(stats.get("gpu_usage"))
+    read = max(len(usage), len(used))
+    if not read and not names:
+        return None
+    return Gpus(
+        names=names,
+        count=read or (None if _ALL_GPUS in names else len(names)),
+        usage_percent=round(sum(usage) / len(usage), 1) if usage else None,
+        memory_used_mib=round(sum(used), 3) if used else None,
+        memory_total_mib=round(sum(used) + sum(free), 3) if used and len(used) == len(free) else None,
+    )
+
+
+def _worker(wire: Json, *, parent: str, runs: bool) -> Worker:
+    task = _task(wire)
+    milliseconds = task.get("running_time")
+    return Worker(
+        id=_id(wire),
+        parent=parent,
+        runs=runs,
+        stand=stand_in(map(str, wire.get("tags") or ())),
+        task=str(task.get("id") or ""),
+        task_name=str(task.get("name") or ""),
+        task_seconds=milliseconds / 1000 if isinstance(milliseconds, int | float) else None,
+        queues=tuple(_queue_of_worker(queue) for queue in wire.get("queues") or ()),
+        gpus=gpus_of(_id(wire), wire.get("machine_stats") or {}),
+        reported=_moment(wire.get("last_report_time") or wire.get("last_activity_time")),
+        is_duplicate=DUPLICATE_ID in (wire.get("system_tags") or ()),
+        wire=wire,
+    )
+
+
+def _queue_of_worker(wire: Json) -> QueueOfWorker:
+    waiting, following = wire.get("num_tasks"), wire.get("next_task") or {}
+    return QueueOfWorker(
+        id=str(wire.get("id") or ""),
+        name=str(wire.get("name") or wire.get("id") or ""),
+        waiting=waiting if isinstance(waiting, int) else None,
+        next_task=" ".join(str(following[key]) for key in ("id", "name") if following.get(key)),
+    )
+
+
+def _queue(wire: Json | None, seen: QueueOfWorker | None, listeners: Sequence[str]) -> Queue:
+    wire = wire or {}
+    entries = wire.get("entries") or ()
+    is_counted = seen is not None and seen.waiting is not None
+    return Queue(
+        name=str(wire.get("name") or (seen.name if seen else wire.get("id") or "")),
+        waiting=seen.waiting if seen and is_counted else len(entries) if "entries" in wire else None,
+        is_more=not is_counted and len(entries) >= MOST_ENTRIES,
+        listeners=tuple(listeners),
+        tags=tuple(map(str, wire.get("tags") or ())),
+        next_task=seen.next_task if seen and is_counted else str(entries[0].get("task") or "") if entries else "",
+    )
+
+
+def _listener(worker: Worker) -> str:
+    return worker.id if worker.stand.standing in _TAKES else f"{worker.id} ({worker.stand.standing})"
+
+
+def _id(wire: Json) -> str:
+    return str(wire.get("id") or "")
+
+
+def _task(wire: Json) -> Json:
+    task = wire.get("task") or {}
+    return task if task.get("id") else {}
+
+
+def _numbers(values: object) -> list[float]:
+    listed = values if isinstance(values, list) else [values]
+    return [float(value) for value in listed if isinstance(value, int | float) and not isinstance(value, bool)]
+
+
+def _moment(text: object) -> datetime | None:
+    try:
+        moment = datetime.fromisoformat(str(text))
+    except ValueError:
+        return None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+# --- who belongs to whom, and in which order
+
+
+def _parents(ids: Sequence[str]) -> dict[str, str]:
+    """The agent of every sub-worker, as far as it is there; the others have none."""
+    known = set(ids)
+    sharing = [worker_id for worker_id in ids if (found := _GPUS.search(worker_id)) and found["shared"]]
+    return {worker_id: _parent(worker_id, known, sharing) for worker_id in ids}
+
+
+def _parent(worker_id: str, known: set[str], sharing: Iterable[str]) -> str:
+    parent, service, _ = worker_id.partition(_SERVICE)
+    if service:
+        return parent if parent in known else ""
+    found = _GPUS.search(worker_id)
+    if not found or found["shared"]:
+        return ""
+    host = worker_id[: found.start()]
+    return next((agent for agent in sharing if _is_of(agent, host) and _gives(agent, _gpu_names(worker_id))), "")
+
+
+def _is_of(agent: str, host: str) -> bool:
+    return agent.startswith(f"{host}:dgpu")
+
+
+def _gives(agent: str, names: Iterable[str]) -> bool:
+    """Whether these are all among the agent's GPUs, or instances of them (`0.1` of `0`)."""
+    shared = _gpu_names(agent)
+    return _ALL_GPUS in shared or all(name in shared or name.partition(".")[0] in shared for name in names)
+
+
+def _gpu_names(worker_id: str) -> tuple[str, ...]:
+    found = _GPUS.search(worker_id)
+    return tuple(filter(None, found["names"].split(","))) if found else ()
+
+
+def _place(worker: Worker) -> tuple[list[str | int], bool, list[str | int]]:
+    return _natural(worker.parent or worker.id), bool(worker.parent), _natural(worker.id)
+
+
+def _natural(text: str) -> list[str | int]:
+    """Text and numbers in turn, so that keys of two texts can be compared piece by piece."""
+    return [int(piece) if index % 2 else piece for index, piece in enumerate(re.split(r"([0-9]+)", text))]
+
+
+# --- for people
+
+
+def worker_table(workers: Iterable[Worker], *, now: datetime, zone: tzinfo | None = None) -> str:
+    """A line per worker. Times of day are those of `zone` (None: of this host), which may not be the worker's."""
+    heads = ("Worker", "State", "Task", "Running for", "Queues", "GPUs", "Reported")
+    return table(heads, (_worker_line(worker, now, zone) for worker in workers))
+
+
+def queue_table(queues: Iterable[Queue]) -> str:
+    """A line per queue."""
+    return table(("Queue", "Waiting", "Workers", "Tags", "Next task"), map(_queue_line, queues))
+
+
+def warnings(workers: Iterable[Worker], queues: Iterable[Queue]) -> list[str]:
+    """What somebody should look into."""
+    told = [
+        f"{worker.id}: two agents report under this id (duplicate-id); give one of them another"
+        for worker in workers
+        if worker.is_duplicate
+    ]
+    for queue in queues:
+        if queue.waiting and not queue.listeners:
+            verb = "task waits" if queue.waiting == 1 else "tasks wait"
+            told.append(f"{queue.name}: {_amount(queue)} {verb} and no worker listens")
+    return [_clean(text) for text in told]
+
+
+def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """The rows under their heads, columns as wide as their widest cell."""
+    lines = [tuple(heads), *(tuple(map(_clean, row)) for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    padded = ("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
+    return "\n".join(line.rstrip() for line in padded)
+
+
+def state_text(worker: Worker, *, now: datetime, zone: tzinfo | None = None) -> str:
+    """The state with until when, or why."""
+    stand = worker.stand
+    tail = f" until {_until(stand.until, now, zone)}" if stand.until else f": {stand.why}" if stand.why else ""
+    return _state(worker, f"{stand.standing}{tail}")
+
+
+def _state(worker: Worker, standing: str) -> str:
+    if worker.stand.standing is Standing.OPEN:
+        return "running" if worker.runs else "idle"
+    return f"running, {standing}" if worker.runs else standing
+
+
+def _until(text: str, now: datetime, zone: tzinfo | None) -> str:
+    """As short as it can be said: the time of today, the day of this week, or the date."""
+    moment = _moment(text)
+    if moment is None:
+        return text
+    moment, today = moment.astimezone(zone), now.astimezone(zone).date()
+    days = (moment.date() - today).days
+    day = "" if days == 0 else f"{_DAYS[moment.weekday()]} " if 0 < days < len(_DAYS) else f"{moment:%Y-%m-%d} "
+    return f"{day}{moment:%H:%M}"
+
+
+def _worker_line(worker: Worker, now: datetime, zone: tzinfo | None) -> tuple[str, ...]:
+    age = None if worker.reported is None else (now - worker.reported).total_seconds()
+    return (
+        f"{'  ' if worker.parent else ''}{worker.id}{f' ({DUPLICATE_ID})' if worker.is_duplicate else ''}",
+        state_text(worker, now=now, zone=zone),
+        f"{worker.task} {_short(worker.task_name)}",
+        _span(worker.task_seconds),
+        ", ".join(_queue_text(queue) for queue in worker.queues),
+        _gpu_text(worker.gpus) if worker.gpus else "",
+        "never" if age is None else f"{_span(age)} ago",
+    )
+
+
+def _queue_line(queue: Queue) -> tuple[str, ...]:
+    more = len(queue.listeners) - _MOST_LISTENERS
+    listeners = ", ".join(queue.listeners[:_MOST_LISTENERS]) + (f" and {more} more" if more > 0 else "")
+    return queue.name, _amount(queue), listeners or "nobody", ", ".join(queue.tags), queue.next_task
+
+
+def _amount(queue: Queue) -> str:
+    return "?" if queue.waiting is None else f"{queue.waiting}{' or more' if queue.is_more else ''}"
+
+
+def _queue_text(queue: QueueOfWorker) -> str:
+    return queue.name if queue.waiting is None else f"{queue.name} ({queue.waiting})"
+
+
+def _gpu_text(gpus: Gpus) -> str:
+    """How many and what they do; which, where that is all that is known."""
+    if gpus.usage_percent is None and gpus.memory_used_mib is None:
+        return f"gpu{','.join(gpus.names)}"
+    parts = [f"{gpus.count}"]
+    if gpus.usage_percent is not None:
+        parts.append(f"{gpus.usage_percent:.0f} %")
+    if gpus.memory_used_mib is not None:
+        total = "" if gpus.memory_total_mib is None else f"/{gpus.memory_total_mib / 1024:.0f}"
+        parts.append(f"{gpus.memory_used_mib / 1024:.1f}{total} GiB")
+    return ", ".join(parts)
+
+
+def _span(seconds: float | None) -> str:
+    """A duration in its two largest units."""
+    if seconds is None:
+        return ""
+    whole = max(0, round(seconds))
+    for size, unit, part, of_part in ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
+        if whole >= size:
+            rest = whole % size // part
+            return f"{whole // size} {unit}" + (f" {rest} {of_part}" if rest else "")
+    return f"{whole} s"
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= _NAME_LENGTH else f"{name[: _NAME_LENGTH - 1]}…"
+
+
+def _clean(text: str) -> str:
+    """Others chose these names: no line breaks, and nothing that a terminal would obey."""
+    return "".join(char if char.isprintable() else "?" for char in text.rstrip())

@@ -1,0 +1,89 @@
+"""From the set-up of a worker to its slots and its gate; what a worker does not need is not imported."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from agent.config.schema import Settings
+from agent.gpu.leases import PERCENTS, Leases, leases_folder
+from agent.models import WorkerSetup
+from agent.worker.gate import Gate
+from agent.worker.slots import OneSlot, OwnGpus, Services, Slots
+
+log = logging.getLogger(__name__)
+
+MPS_PIPES = "/tmp/nvidia-mps"  # noqa: S108 - where NVIDIA's control daemon has its pipes unless told otherwise
+MPS_VARIABLE = "CUDA_MPS_PIPE_DIRECTORY"
+
+
+def gate_for(settings: Settings) -> Gate:
+    """The gate with the configured working hours, which were checked when the agent was started."""
+    agent = settings.agent
+    if not agent.uptime and not agent.downtime:
+        return Gate(None)
+    from agent.schedule import read_schedule
+
+    return Gate(read_schedule(uptime=agent.uptime, downtime=agent.downtime, timezone=agent.timezone))
+
+
+def slots_for(setup: WorkerSetup, settings: Settings, worker: str) -> Slots:
+    """How many tasks at once, and on what."""
+    if setup.services is not None:
+        return Services(worker, setup.services or None)
+    if setup.wishes:
+        return _dynamic(setup, settings)
+    if not setup.units or setup.cpu_only:
+        return OneSlot(worker)
+    percents = None if setup.share is None else max(1, int(setup.share * PERCENTS))
+    guard = OwnGpus(
+        _leases(settings),
+        [(unit["label"], unit["uuid"]) for unit in setup.units],
+        percents=percents,
+        least_free_memory=settings.agent.gpu_sharing.least_free_memory,
+        environment=_mps(settings, percents, os.environ) if percents else {},
+    )
+    return OneSlot(worker, guard)
+
+
+def _leases(settings: Settings) -> Leases:
+    folder, is_shared = leases_folder(settings.agent.gpu_leases_dir, Path(settings.agent.state_dir).expanduser())
+    if not is_shared:
+        log.warning(
+            "who has which GPU is kept in %s: agents with another state directory do not see it", folder,
+            extra={"action": "leases"},
+        )  # fmt: skip
+    return Leases(folder)
+
+
+def _dynamic(setup: WorkerSetup, settings: Settings) -> Slots:
+    from agent.gpu.allocation import Layout, Unit, Wish
+    from agent.gpu.model import Link
+    from agent.worker.dynamic_gpus import DynamicGpus
+
+    links = {frozenset((one, other)): Link(word) for one, other, word in setup.links}
+    wanted = settings.agent.dynamic_gpus
+    return DynamicGpus(
+        settings.agent.worker_name,
+        Layout([Unit(**unit) for unit in setup.units], links),
+        [Wish(queue=str(place), least=least, most=most) for place, (least, most) in enumerate(setup.wishes)],
+        _leases(settings),
+        reserve_after_seconds=wanted.reserve_after_seconds,
+        spares_strangers=wanted.foreign_processes == "veto",
+    )
+
+
+def _mps(settings: Settings, percents: int, environ: Mapping[str, str]) -> dict[str, str]:
+    """The variables that make a task a client of MPS with the share as its limit (NVIDIA, "Multi-Process Service").
+
+    Only of a control daemon that runs already: it belongs to whoever runs the host.
+    """
+    if not settings.agent.gpu_sharing.mps:
+        return {}
+    pipes = environ.get(MPS_VARIABLE) or MPS_PIPES
+    if not Path(pipes, "control").exists():
+        log.warning("no MPS control daemon runs here (%s has no pipes): tasks share the GPU without it", pipes)
+        return {}
+    return {MPS_VARIABLE: pipes, "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE": str(percents)}
