@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from agent.config.schema import Settings
 from agent.errors import ConfigError
@@ -14,12 +16,16 @@ from agent.process.procfs import start_ticks_of
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LiveAgent:
-    """A daemon of this host and state directory. Pid and start time name the process; a pid alone may be reused."""
+    """A daemon of this host and state directory. Pid and start time name the process; a pid alone may be reused.
+
+    `hours` are its working hours as it was given them: {"uptime", "downtime", "timezone"}.
+    """
 
     worker_id: str
     pid: int
     start_ticks: int
     is_ready: bool
+    hours: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def is_alive(self) -> bool:
@@ -50,6 +56,7 @@ def live_agents(settings: Settings) -> tuple[LiveAgent, ...]:
                 pid=record["pid"],
                 start_ticks=record["start_ticks"],
                 is_ready=bool(record.get("ready")),
+                hours=record.get("hours") or {},
             )
             if agent.is_alive:
                 found.append(agent)

@@ -27,7 +27,9 @@ def stop_agents(settings: Settings, wishes: Wishes, ids: Sequence[str], *, env: 
     """Stop the agents with these ids, or the one that the same options would have started; 0 once they are gone."""
     living = live_agents(settings)
     visibility = parse_visibility(wishes.gpus, wishes.cpu_only, env)
-    chosen = choose(living, ids, settings.agent, suffix=visibility.worker_suffix())
+    suffix = visibility.worker_suffix()
+    suffix = f"d{suffix}" if wishes.ranges else suffix
+    chosen = choose(living, ids, settings.agent, suffix=suffix, is_shared=wishes.share is not None)
     if not chosen:
         wanted = ", ".join(ids) or "that these options describe"
         running = ", ".join(agent.worker_id for agent in living) or "none"
@@ -45,14 +47,21 @@ def stop_agents(settings: Settings, wishes: Wishes, ids: Sequence[str], *, env: 
 
 
 def choose(
-    living: Sequence[LiveAgent], ids: Sequence[str], agent: AgentSettings, *, suffix: str | None
+    living: Sequence[LiveAgent],
+    ids: Sequence[str],
+    agent: AgentSettings,
+    *,
+    suffix: str | None,
+    is_shared: bool = False,
 ) -> tuple[LiveAgent, ...]:
-    """The agents to stop. Without ids: the one configured, or the one with these GPUs, or the first of this name."""
+    """The agents to stop. Without ids: the one configured, or the one with these GPUs, or the first of this name, or of
+    those that share these GPUs.
+    """
     if ids:
         return tuple(candidate for candidate in living if candidate.worker_id in ids)
     if agent.worker_id:
         return tuple(candidate for candidate in living if candidate.worker_id == agent.worker_id)
-    if suffix and suffix != "cpu":
+    if suffix and suffix != "cpu" and not is_shared:
         return tuple(candidate for candidate in living if candidate.worker_id == f"{agent.worker_name}:{suffix}")
     beginning = f"{agent.worker_name}:{suffix}:" if suffix else f"{agent.worker_name}:"
     return tuple(candidate for candidate in living if candidate.worker_id.startswith(beginning))[:1]

@@ -15,7 +15,7 @@ from pathlib import Path
 from agent.api import queues
 from agent.api.client import AsyncClient
 from agent.api.queues import Queue, Steering, Waiting, Watch
-from agent.errors import AgentError
+from agent.errors import AgentError, UnknownQueue
 from agent.runner.claim import Claimant, Claimed, claim_task, claim_unnamed, first_waiting
 from agent.runner.rundir import Runs
 from agent.worker.gate import Gate, Word
@@ -142,7 +142,13 @@ class Outage:
         return self._pause > 0
 
     async def wait(self, error: AgentError | OSError) -> None:
-        what = "this host" if isinstance(error, OSError) else "the server"
+        what = (
+            "this host"
+            if isinstance(error, OSError)
+            else "a queue"
+            if isinstance(error, UnknownQueue)
+            else "the server"
+        )
         if not self._pause:
             log.warning("waiting for %s: %s", what, error, extra={"action": "outage"})
         self._say(f"waiting for {what}: {error.message if isinstance(error, AgentError) else error}")

@@ -1,9 +1,9 @@
 """How an agent begins, by hand and under a supervisor.
 
 By hand it fails at once and says why. A supervisor would only start it again, over and over, so there it waits by
-itself for what a restart cannot cure: a server that is away, another agent that still holds the worker id. And an agent
-that fails again and again shortly after its start pauses before the next attempt (systemd learned that in version
-254, supervisord gives up instead).
+itself for what a restart cannot cure: a server that is away, a queue that it does not have (yet), another agent that
+still holds the worker id. And an agent that fails again and again shortly after its start pauses before the next
+attempt (systemd learned that in version 254, supervisord gives up instead).
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from agent.errors import (
     CredentialsRefused,
     GpuSpecError,
     ServerUnreachable,
+    UnknownQueue,
     UsageError,
 )
 from agent.models import WorkerSetup
@@ -110,7 +111,7 @@ async def when_reachable(
             if found is not None:
                 outage.over()
                 return found
-        except (ServerUnreachable, ApiError) as error:
+        except (ServerUnreachable, ApiError, UnknownQueue) as error:
             if not supervisor.is_supervised or not _may_pass(error):
                 raise
             await unless(outage.wait(error), stop.next_wish)
@@ -118,4 +119,5 @@ async def when_reachable(
 
 
 def _may_pass(error: AgentError) -> bool:
+    """A queue may be made later, and a unit that is started before that is to find it then."""
     return error.is_server_fault if isinstance(error, ApiError) else True

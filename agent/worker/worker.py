@@ -373,14 +373,14 @@ async def _until_done_or_leaving(working: asyncio.Task[None], post: Post, crew: 
 
 
 async def _is_ending(working: asyncio.Task[None], post: Post) -> bool:
-    """Whether who told us to leave has told the executor, too: `systemctl kill` signals every process of a unit.
+    """Whether who told us to leave has told the executors, too: `systemctl kill` signals every process of a unit.
 
-    The executor notes TERM in its run directory before it does anything else. Only an agent with a task looks.
+    An executor notes TERM in its run directory before it does anything else. Only an agent with a task looks.
     """
     loop = asyncio.get_running_loop()
     deadline = loop.time() + SAME_SIGNAL_SECONDS
     while not working.done() and (mine := post.runs.of_agent(post.identity.worker_id)) and loop.time() < deadline:
-        if post.stop.end_task.is_set() or any(run.is_stopping() for run, _ in mine):
+        if post.stop.end_task.is_set() or all(run.is_stopping() for run, _ in mine):
             return True
         await asyncio.wait((working,), timeout=LOOK_SECONDS)
     return post.stop.end_task.is_set()

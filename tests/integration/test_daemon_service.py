@@ -236,6 +236,19 @@ def test_an_agent_that_backs_off_leaves_at_once_when_told(
     assert agent.signal(signal.SIGTERM, seconds=5) == 0
 
 
+def test_an_agent_whose_queue_is_not_there_yet_waits_for_it(
+    server: ServerProcess, listener: Listener, tmp_path: Path
+) -> None:
+    agent = AgentProcess(server, tmp_path / "state", "made-later", worker_id="service:early")
+    try:
+        listener.wait_for_status("waiting for a queue: the server has no queue 'made-later'")
+        server.call("queues.create", name="made-later")
+        agent.wait_until_ready()
+        wait_for_status(server, create_script(server, "print('here')", queue="made-later"), "completed")
+    finally:
+        agent.signal(signal.SIGTERM)
+
+
 def test_a_draining_agent_finishes_its_task_takes_no_other_and_leaves(
     server: ServerProcess, queue: str, listener: Listener, tmp_path: Path
 ) -> None:

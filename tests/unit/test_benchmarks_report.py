@@ -11,7 +11,7 @@ from benchmarks.bed import Ran
 from benchmarks.contestants import Contestant
 from benchmarks.figures.base import Row
 from benchmarks.figures.console import LINE, whole_lines, worst_time_error
-from benchmarks.report import as_json, as_page, as_text, with_rows
+from benchmarks.report import as_json, as_page, as_text, plot, with_rows
 
 OURS = Contestant(name="ours", title="gpufleet", executable=Path("a"))
 REFERENCE = Contestant(name="reference", title="clearml-agent", executable=Path("b"))
@@ -74,6 +74,46 @@ def test_a_row_that_is_measured_anew_takes_its_place_and_names_its_day() -> None
     ]
     new = Row(title="new", unit="s", limit=1.0)
     assert with_rows(page, [new], FACTS).splitlines()[-1].startswith("| new (2026-01-01) |")
+
+
+def growing(title: str, **sizes: float) -> Row:
+    made = Row(title=title, unit="MB", limit=300.0, growth={int(size[1:]): value for size, value in sizes.items()})
+    made.add(OURS, 100.0)
+    return made
+
+
+def test_a_plot_has_a_line_for_each_size_and_bars_in_proportion_to_the_largest() -> None:
+    head, *lines = plot(growing("memory", n100=12.25, n1000=50.0, n2000=100.0)).split("\n")
+    assert head == "memory, MB"
+    assert [line.split() for line in lines] == [
+        ["100", "█" * 6 + "▏", "12.2"],
+        ["1,000", "█" * 25, "50"],
+        ["2,000", "█" * 50, "100"],
+    ]
+    assert len({len(line.rpartition("  ")[0]) for line in lines}) == 1
+    assert plot(growing("nothing", n1=0.0)).endswith("0")
+
+
+def test_plots_stand_below_the_table_and_rows_measured_anew_take_their_places_in_both() -> None:
+    grown = growing("memory", n1=1.0, n2=2.0)
+    page = as_page([row(0.25), grown, growing("processor", n1=3.0)], FACTS)
+    assert page.index("| processor |") < page.index("## How it grows") < page.index("```text\nmemory, MB\n1  ")
+    assert "## How it grows" not in as_page([row(0.25)], FACTS)
+    later = {**FACTS, "date": "2026-01-02"}
+    for value in (4.0, 8.0):
+        page = with_rows(page, [growing("memory", n1=value), Row(title="new", unit="s", limit=1.0)], later)
+    assert page.count("## How it grows") == page.count("| memory ") == page.count("memory (2026-01-02), MB") == 1
+    assert page.count("```text") == 2
+    assert page.index("| new (2026-01-02) |") < page.index("## How it grows")
+    assert page.index("memory (2026-01-02), MB") < page.index("processor, MB") < len(page)
+    assert f"{'█' * 50}  8" in page
+    assert with_rows(page, [row(0.25)], FACTS).count("```text") == 2
+
+
+def test_the_first_plot_of_a_page_makes_the_section() -> None:
+    page = with_rows(as_page([row(0.25)], FACTS), [growing("memory", n1=1.0)], FACTS)
+    assert page.endswith("  1\n```\n")
+    assert page.count("## How it grows") == 1
 
 
 def test_every_value_is_kept() -> None:

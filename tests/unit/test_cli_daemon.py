@@ -6,16 +6,21 @@ import json
 import logging
 import os
 import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from support.settings import settings_for
 
+from agent.api.workers import Property
 from agent.cli.daemon import Wishes, environment_for, worker_command, worker_setup
 from agent.cli.detach import last_error, log_name
 from agent.cli.options import resolve_gpus, with_git_credentials
 from agent.cli.records import LiveAgent, live_agents
-from agent.cli.status import status_lines
+from agent.cli.status import Told, hours_line, status_lines
 from agent.cli.stop import choose
 from agent.config.schema import Settings
 from agent.gpu.model import Inventory
@@ -155,24 +160,78 @@ def test_configured_worker_id_is_the_one_to_stop() -> None:
     assert [agent.worker_id for agent in found] == ["mine"]
 
 
+NOON = datetime(2026, 11, 25, 12, tzinfo=UTC).timestamp()
+
+
 def test_status_shows_both_views() -> None:
     worker = {
-        "id": "h:0",
-        "queues": [{"id": "q1", "name": "default"}],
-        "task": {"id": "t1", "name": "train"},
+        "id": "h:1",
+        "queues": [{"id": "q", "name": "train"}, {"id": "p"}],
+        "task": {"id": "t", "name": "a task"},
         "last_activity_time": "1970-01-01T00:16:40+00:00",
     }
-    lines = status_lines(living("h:0", "h:1"), [worker, {"id": "h:2"}], now=1012.3)
+    told = Told(workers=[worker, {"id": "h:2"}], tags={"q": ("force_workers:on",)}, properties={})
+    lines = status_lines(living("h:0", "h:1"), told, now=1012.3)
     assert lines == [
-        "Worker h:0: running (pid 1); reported 12 s ago",
-        "  queues: default",
-        "  task: t1 (train)",
-        "Worker h:1: running (pid 1); unknown to the server",
+        "Worker h:0: running (pid 1); unknown to the server",
+        "  hours: always",
+        "  force: no",
+        "Worker h:1: running (pid 1); reported 12 s ago",
+        "  hours: always",
+        "  force: no",
+        "  queues: train [force_workers:on], p",
+        "  task: t (a task)",
         "Worker h:2: not running here; registered with the server",
+        "  force: no",
         "  queues: none",
         "  task: none",
     ]
-    assert status_lines([], [], now=0) == ["No agent of this host is running, and the server knows none."]
+
+
+@pytest.fixture
+def _utc() -> Iterator[None]:
+    """A host whose clock shows UTC."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TZ", "UTC")
+        time.tzset()
+        yield
+    time.tzset()
+
+
+@pytest.mark.usefixtures("_utc")
+def test_status_tells_hours_and_force_with_their_ends() -> None:
+    hours = {"uptime": ["08-18 MON-FRI"], "downtime": [], "timezone": "Europe/Berlin"}
+    agent = LiveAgent(worker_id="h:0", pid=1, start_ticks=1, is_ready=True, hours=hours)
+    force = {"h:0": {"force": Property("off", 3600.0)}}
+    lines = status_lines([agent], Told(properties=force), now=NOON)
+    assert lines[1] == ("  hours: uptime '08-18 MON-FRI' (Europe/Berlin), open until Wed 2026-11-25 18:00 CET").replace(
+        "'", '"'
+    )
+    assert lines[2] == "  force: off until Wed 2026-11-25 13:00 UTC"
+    assert status_lines([agent], Told(), now=NOON)[2] == "  force: this server has no runtime properties"
+    closed = hours_line({"downtime": ["00-24 SUN-SAT"], "timezone": "UTC"}, now=NOON)
+    assert closed.endswith("closed for good")
+
+
+def test_status_of_nothing() -> None:
+    assert status_lines([], Told(), now=0) == ["No agent of this host is running, and the server knows none."]
+
+
+@pytest.mark.parametrize(
+    ("suffix", "is_shared", "chosen"),
+    [
+        ("dgpu0,1", False, ["h:dgpu0,1"]),
+        ("gpu0", True, ["h:gpu0:0"]),
+        ("gpu0", False, []),
+        (None, False, ["h:dgpu0,1"]),
+    ],
+)
+def test_agents_of_many_tasks_are_stopped_by_the_options_that_started_them(
+    suffix: str | None, is_shared: bool, chosen: list[str]
+) -> None:
+    agent = replace(settings_for().agent, worker_name="h")
+    found = choose(living("h:dgpu0,1", "h:gpu0:0", "h:gpu0:1"), (), agent, suffix=suffix, is_shared=is_shared)
+    assert [one.worker_id for one in found] == chosen
 
 
 # A daemon in the background
