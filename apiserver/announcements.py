@@ -25,3 +25,18 @@ class StatusChanged:
     """A task has another status or status message, or is gone."""
 
     task: str
+
+
+@dataclass(frozen=True, slots=True)
+class QueueChanged:
+    """A queue has other tags or another name, or was deleted."""
+
+    queue: str
+
+
+@dataclass(frozen=True, slots=True)
+class PropertiesChanged:
+    """Runtime properties of a worker were set or deleted."""
+
+    company: str
+    worker: str

@@ -13,7 +13,7 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from .config import ServerConfig
-from .store import queues, task_status
+from .store import popping, queues, task_status
 from .store import workers as worker_store
 from .store.database import Database, Transaction
 from .workers import Workers
@@ -65,8 +65,8 @@ class Housekeeper:
     async def keep_up(self) -> None:
         """Workers to disk, lost pops back to their queues."""
         await self._workers.flush()
-        if await self._db.read(queues.expired_leases):
-            for entry in await self._db.write(queues.return_expired):
+        if await self._db.read(popping.expired_leases):
+            for entry in await self._db.write(popping.return_expired):
                 log.warning(
                     "task %s was popped and never started: back to its queue", entry.task, extra=_lost(entry.task)
                 )

@@ -1,8 +1,9 @@
-"""Those who wait: for a task in a queue, and for a task's status to change.
+"""Those who wait: for a task in a queue, for what steers a worker, and for a task's status to change.
 
 A waiter is a parked coroutine. It takes its seat *before* it looks at the database, so that what is committed in
 between wakes it; one new entry wakes exactly one seat, the longest waiting. A seat that leaves without having used its
-wake-up (the client went away, or found something better) hands it on, so that no entry is overlooked.
+wake-up (the client went away, or found something better) hands it on, so that no entry is overlooked. A change of what
+a seat watches (a queue's tags, a worker's properties) stirs every seat that watches it: there is enough for all.
 
 Reservations keep a peeked entry for the one who saw it, in memory, for a few seconds: long enough to write a claim to
 disk and to pop it by name. They are a courtesy, not a lock; the pop decides.
@@ -17,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
-from .announcements import EntryGone, QueueGrew, StatusChanged
+from .announcements import EntryGone, PropertiesChanged, QueueChanged, QueueGrew, StatusChanged
 
 
 class Found(Protocol):
@@ -31,32 +32,45 @@ class Found(Protocol):
 F = TypeVar("F", bound=Found)
 Gone = Callable[[], "asyncio.Future[None]"]
 
+#: What a seat may watch: the announcement that tells of a change to it.
+Subject = QueueChanged | PropertiesChanged
+
 
 class Seat:
-    """One waiter for a task in any of several queues."""
+    """One waiter for a task in any of several queues, and for changes of what it watches."""
 
-    __slots__ = ("_wake", "owed", "queues")
+    __slots__ = ("_wake", "owed", "queues", "stirred", "watched")
 
-    def __init__(self, queues: tuple[str, ...]) -> None:
+    def __init__(self, queues: tuple[str, ...], watched: tuple[Subject, ...]) -> None:
         self.queues = queues
+        self.watched = watched
         self.owed: set[str] = set()  # queues we were woken for and have not looked into since
+        self.stirred = False  # whether something watched has changed since our last look
         self._wake: asyncio.Future[None] | None = None
 
     def wake(self, queue: str) -> None:
         """There is something in this queue."""
         self.owed.add(queue)
+        self._rouse()
+
+    def stir(self) -> None:
+        """Something watched has changed."""
+        self.stirred = True
+        self._rouse()
+
+    def _rouse(self) -> None:
         if self._wake is not None and not self._wake.done():
             self._wake.set_result(None)
 
     async def sleep(self, until: float, gone: Gone) -> bool:
         """Park until woken; False when the time is over or the client went away."""
-        if self.owed:
+        if self.owed or self.stirred:
             return True
         loop = asyncio.get_running_loop()
         self._wake = loop.create_future()
         leaving = gone()
         await asyncio.wait((self._wake, leaving), timeout=until - loop.time(), return_when=asyncio.FIRST_COMPLETED)
-        return bool(self.owed) and not leaving.done()
+        return (bool(self.owed) or self.stirred) and not leaving.done()
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +90,7 @@ class WaitingRoom:
         self._reservation_seconds = reservation_seconds
         self._seats: defaultdict[str, dict[Seat, None]] = defaultdict(dict)  # ordered: the longest waiting first
         self._reservations: dict[str, Reservation] = {}
+        self._watching: defaultdict[Subject, set[Seat]] = defaultdict(set)
         self._watchers: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
         self._closed = False
         self.parked = 0  # how many calls wait for a task at this moment
@@ -85,6 +100,9 @@ class WaitingRoom:
         match event:
             case QueueGrew(queue=queue):
                 self._wake_one(queue)
+            case QueueChanged() | PropertiesChanged():
+                for seat in self._watching.get(event, ()):
+                    seat.stir()
             case EntryGone(task=task):
                 self._drop_reservation(task)
             case StatusChanged(task=task):
@@ -94,9 +112,9 @@ class WaitingRoom:
     def close(self) -> None:
         """Send everybody home: the server is stopping."""
         self._closed = True
-        for seats in list(self._seats.values()):
-            for seat in list(seats):
-                seat.wake("")
+        for seats in [*self._seats.values(), *self._watching.values()]:
+            for seat in seats:
+                seat.stir()
         for watchers in self._watchers.values():
             for watcher in watchers:
                 watcher.set()
@@ -104,19 +122,38 @@ class WaitingRoom:
     # --- for a task in a queue
 
     async def first(
-        self, queues: Iterable[str], seconds: float, look: Callable[[], Awaitable[F | None]], gone: Gone
+        self,
+        queues: Iterable[str],
+        seconds: float,
+        look: Callable[[], Awaitable[F | None]],
+        gone: Gone,
+        *,
+        watched: Iterable[Subject] = (),
     ) -> F | None:
-        """What `look` finds, looked again whenever one of the queues grew; None after `seconds` or without a client."""
+        """What `look` finds, looked again whenever one of the queues grew or something watched has changed.
+
+        None after `seconds` or without a client. What is found in none of the queues uses up no wake-up.
+        """
         until = asyncio.get_running_loop().time() + seconds
-        with self._seated(tuple(queues)) as seat:
+        with self._seated(Seat(tuple(queues), tuple(watched))) as seat:
             while True:
-                seen, seat.owed = seat.owed, set()
-                found = await look()
+                found = await self._looked(seat, look)
                 if found is not None:
-                    seat.owed |= seen - {found.queue}
                     return found
                 if self._closed or not await self._park(seat, until, gone) or self._closed:
                     return None
+
+    async def _looked(self, seat: Seat, look: Callable[[], Awaitable[F | None]]) -> F | None:
+        """Look once. Wake-ups that did not lead to what was found stay owed, and go to others when the seat leaves."""
+        seen, seat.owed, seat.stirred = seat.owed, set(), False
+        try:
+            found = await look()
+        except BaseException:
+            seat.owed |= seen
+            raise
+        if found is not None:
+            seat.owed |= seen - {found.queue}
+        return found
 
     async def _park(self, seat: Seat, until: float, gone: Gone) -> bool:
         self.parked += 1
@@ -126,20 +163,27 @@ class WaitingRoom:
             self.parked -= 1
 
     @contextmanager
-    def _seated(self, queues: tuple[str, ...]) -> Iterator[Seat]:
-        seat = Seat(queues)
-        for queue in queues:
+    def _seated(self, seat: Seat) -> Iterator[Seat]:
+        for queue in seat.queues:
             self._seats[queue][seat] = None
+        for subject in seat.watched:
+            self._watching[subject].add(seat)
         try:
             yield seat
         finally:
-            for queue in queues:
-                seats = self._seats[queue]
-                seats.pop(seat, None)
-                if not seats:
-                    del self._seats[queue]
-            for queue in seat.owed:
-                self._wake_one(queue)
+            self._leave(seat)
+
+    def _leave(self, seat: Seat) -> None:
+        for queue in seat.queues:
+            self._seats[queue].pop(seat, None)
+            if not self._seats[queue]:
+                del self._seats[queue]
+        for subject in seat.watched:
+            self._watching[subject].discard(seat)
+            if not self._watching[subject]:
+                del self._watching[subject]
+        for queue in seat.owed:
+            self._wake_one(queue)
 
     def _wake_one(self, queue: str) -> None:
         for seat in self._seats.get(queue, ()):

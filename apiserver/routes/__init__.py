@@ -13,6 +13,7 @@ MODULES = (
     "events",
     "login",
     "models",
+    "next_task",
     "projects",
     "queues",
     "server",

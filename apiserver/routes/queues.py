@@ -1,4 +1,4 @@
-"""Queues: what they are, what waits in them, and taking the next task."""
+"""Queues: what they are, and what waits in them; taking the next task is in `next_task.py`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..fields import Fields
 from ..query import Document, Query, fetch, parse, project
 from ..store import queues, task_status, tasks
 from ..store.database import Session, Transaction
-from ..store.queues import Entry, Popper
+from ..store.queues import Entry
 from ..store.schema import queue
 
 HIDDEN_TAG = "k8s-glue"
@@ -228,85 +228,6 @@ async def delete_metadata(call: Call, data: Fields) -> Reply:
         return queues.update(tx, queue_id, call.company, {"metadata": kept})
 
     return {"updated": await call.write(change)}
-
-
-# --- taking the next task ---
-
-
-@endpoint("queues.get_next_task")
-async def get_next_task(call: Call, data: Fields) -> Reply:
-    """Pop the first task of the first queue that has one.
-
-    Ours, announced as `get_next_task.wait` and `.claim`: `queues` in order of preference, `wait` to be held until
-    something is there, `peek` to be shown the entry and have it kept for a moment, `claim` to repeat a named pop whose
-    reply was lost.
-    """
-    asked = _queues_asked(data)
-    wait = data.number("wait", 0.0, least=0)
-    wait = min(wait, call.services.config.max_wait_seconds)
-    tags, anything = await call.read(
-        lambda tx: (queues.tags_of(tx, asked, call.company), queues.heads(tx, asked) is not None)
-    )
-    reply: Reply = {} if "queues" not in data else {"queues": tags}
-    if not anything and not wait and "task" not in data:
-        return reply  # the usual answer to those who poll
-    found = await (_peek(call, data, asked, wait) if data.flag("peek", False) else _pop(call, data, asked, wait))
-    if found is None:
-        return reply
-    reply |= {"entry": found.on_the_wire, "queue": found.queue}
-    if data.flag("get_task_info", False):
-        reply["task_info"] = await call.read(lambda tx: _task_info(tx, found.task, call.company))
-    return reply
-
-
-def _queues_asked(data: Fields) -> list[str]:
-    if "queues" in data:
-        return data.idents("queues")
-    return [data.ident("queue")]
-
-
-def _task_info(tx: Session, task: str, company: str) -> Document:
-    return {"company": company, "user": tasks.row(tx, task, company)["user"]}
-
-
-async def _pop(call: Call, data: Fields, asked: list[str], wait: float) -> Entry | None:
-    named, claim = data.text_or_none("task"), data.text_or_none("claim")
-    popper = Popper(worker=call.worker, ip=call.ip, claim=claim, lease_seconds=call.services.config.pop_lease_seconds)
-
-    async def look() -> Entry | None:
-        if named is None and await call.read(lambda tx: queues.heads(tx, asked)) is None:
-            return None  # the usual answer, without troubling the writer
-        return await call.write(lambda tx: queues.pop(tx, asked, popper, named=named))
-
-    if wait <= 0 or call.disconnected is None:
-        return await look()
-    leaving = call.disconnected()
-    found = await call.services.waiting.first(asked, wait, look, call.disconnected)
-    if found is not None and leaving.done():  # popped for nobody
-        await call.write(lambda tx: queues.give_back(tx, found))
-    return found
-
-
-async def _peek(call: Call, data: Fields, asked: list[str], wait: float) -> Entry | None:
-    room, holder = call.services.waiting, data.text_or("claim", call.connection)
-
-    async def look() -> Entry | None:
-        while True:
-            found = await _first_unreserved(call, asked, room.reserved_for_others(holder))
-            if found is None or room.reserve(found.task, found.queue, holder):
-                return found
-
-    if wait <= 0 or call.disconnected is None:
-        return await look()
-    leaving = call.disconnected()
-    found = await room.first(asked, wait, look, call.disconnected)
-    if found is not None and leaving.done():
-        room.release(found.task, holder)
-    return found
-
-
-async def _first_unreserved(call: Call, asked: list[str], reserved: frozenset[str]) -> Entry | None:
-    return await call.read(lambda tx: queues.heads(tx, asked, without=reserved))
 
 
 # --- what waits ---

@@ -37,7 +37,7 @@ async def register(call: Call, data: Fields) -> Reply:
         timeout=timeout,
     )
     if worker.queues:
-        await call.read(lambda tx: queues.tags_of(tx, worker.queues, call.company))
+        await call.read(lambda tx: queues.require_all(tx, worker.queues, call.company))
     await call.services.workers.register(worker)
     return {}
 
@@ -66,7 +66,7 @@ async def status_report(call: Call, data: Fields) -> Reply:
     entry.task, entry.project, entry.queue = None, None, data.text_or_none("queue") or None
     task_id, listed = data.text_or("task", ""), data.strings("queues")
     if listed and listed != entry.queues:
-        await call.read(lambda tx: queues.tags_of(tx, listed, call.company))
+        await call.read(lambda tx: queues.require_all(tx, listed, call.company))
         entry.queues = list(dict.fromkeys(listed))
     if task_id:
         found = await call.write(lambda tx: tasks.report_from_worker(tx, task_id, worker_id, call.company))
@@ -141,7 +141,11 @@ async def get_count(call: Call, data: Fields) -> Reply:
 async def get_runtime_properties(call: Call, data: Fields) -> Reply:
     """The properties in force; none for a worker that nobody heard of."""
     worker_id = data.ident("worker")
-    return {"runtime_properties": await call.read(lambda tx: store.properties(tx, call.company, worker_id))}
+
+    def ask(tx: Session) -> list[Document]:
+        return [known.on_the_wire(tx.moment) for known in store.properties(tx, call.company, worker_id)]
+
+    return {"runtime_properties": await call.read(ask)}
 
 
 @endpoint("workers.set_runtime_properties")

@@ -2,8 +2,7 @@
 
 The order of a queue is a sparse number per entry: an append takes the largest plus a stride, a move to the front the
 smallest minus one, a move in between the middle of its neighbours; only when the middle is used up is the queue
-numbered anew. A task waits in at most one queue. Popping leaves a lease: a task that nobody reports about goes back to
-where it was.
+numbered anew. A task waits in at most one queue. Popping is in `popping.py`.
 """
 
 from __future__ import annotations
@@ -14,8 +13,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from .. import clock, errors, states
-from ..announcements import EntryGone, QueueGrew, StatusChanged
+from .. import clock, errors
+from ..announcements import EntryGone, QueueChanged, QueueGrew
 from ..identity import new_id
 from ..query import Document, Entity
 from .database import Row, Session, Transaction
@@ -78,17 +77,28 @@ def require(tx: Session, queue_id: str, company: str) -> None:
         raise errors.INVALID_QUEUE_ID(id=queue_id, company=company)
 
 
-def tags_of(tx: Session, queue_ids: Sequence[str], company: str) -> list[Document]:
-    """`{id, tags}` of each of these queues, deleted ones included; 400/701 naming those that never were."""
-    rows = tx.all(sa.select(queue.c.id, queue.c.tags).where(queue.c.id.in_(queue_ids), queue.c.company == company))
-    found = {row["id"]: {"id": row["id"], "tags": sorted(row["tags"])} for row in rows}
+def described(tx: Session, queue_ids: Sequence[str], company: str) -> dict[str, Document]:
+    """`{id, name, tags}` of those of these queues that are or were; the deleted ones with `gone`."""
+    columns = (queue.c.id, queue.c.name, queue.c.tags)
+    rows = tx.all(sa.select(*columns).where(queue.c.id.in_(queue_ids), queue.c.company == company))
+    found: dict[str, Document] = {row["id"]: {**row, "tags": sorted(row["tags"])} for row in rows}
     if len(found) < len(queue_ids):
         for tomb in tombstones(tx, [known for known in queue_ids if known not in found], company):
-            found[tomb["id"]] = {"id": tomb["id"], "tags": tomb["tags"]}
-    unknown = [known for known in queue_ids if known not in found]
+            found[tomb["id"]] = gone(tomb["id"], tomb["name"])
+    return found
+
+
+def gone(queue_id: str, name: str = "") -> Document:
+    """A deleted queue as a worker should see it: with a tag that sends it away."""
+    return {"id": queue_id, "name": name, "tags": [FORCED_OFF], "gone": True}
+
+
+def require_all(tx: Session, queue_ids: Sequence[str], company: str) -> None:
+    """Refuse ids that never were queues with 400/701 naming them; deleted ones are let through."""
+    known = described(tx, queue_ids, company)
+    unknown = [queue_id for queue_id in queue_ids if queue_id not in known]
     if unknown:
         raise errors.INVALID_QUEUE_ID(ids=unknown, company=company)
-    return [found[known] for known in queue_ids]
 
 
 def tombstones(tx: Session, queue_ids: Sequence[str], company: str) -> list[Document]:
@@ -136,6 +146,8 @@ def update(tx: Transaction, queue_id: str, company: str, changes: dict[str, Any]
     changed = {name: value for name, value in changes.items() if known.get(name) != value}
     if changed:
         tx.execute(sa.update(queue).where(queue.c.id == queue_id).values(**changed))
+    if changed.keys() & {"name", "tags"}:
+        tx.announce(QueueChanged(queue_id))
     return int(bool(changed))
 
 
@@ -151,12 +163,13 @@ def _checked_name(tx: Session, name: str, company: str, *, unless: str | None = 
 
 def delete(tx: Transaction, queue_id: str, company: str) -> list[Entry]:
     """Remove a queue with its entries, which are returned; a tombstone stays for the agents that listen to it."""
-    gone = find(tx, queue_id, company)
+    known = find(tx, queue_id, company)
     dropped = clear(tx, queue_id)
     tx.execute(sa.delete(lease).where(lease.c.queue == queue_id))
     tx.execute(sa.delete(queue).where(queue.c.id == queue_id))
-    values = {"id": queue_id, "company": company, "name": gone["name"], "deleted": tx.now}
+    values = {"id": queue_id, "company": company, "name": known["name"], "deleted": tx.now}
     tx.execute(sa.insert(queue_tombstone).values(**values))
+    tx.announce(QueueChanged(queue_id))
     return dropped
 
 
@@ -172,7 +185,7 @@ def entries(tx: Session, queue_ids: Sequence[str], most: int | None = None) -> d
     """What waits in each of these queues, in order."""
     found: dict[str, list[Document]] = {queue_id: [] for queue_id in queue_ids}
     for queue_id, waiting in found.items():
-        statement = _waiting_in(queue_id).with_only_columns(queue_entry.c.task, queue_entry.c.added)
+        statement = waiting_in(queue_id).with_only_columns(queue_entry.c.task, queue_entry.c.added)
         waiting.extend(dict(row) for row in tx.all(statement.limit(most) if most is not None else statement))
     return found
 
@@ -191,7 +204,7 @@ def summaries(tx: Session, queue_ids: Iterable[str]) -> dict[str, Document]:
             continue
         result[queue_id] = {key: value for key, value in row.items() if value is not None}
         result[queue_id]["num_tasks"] = length(tx, queue_id)
-        first = _waiting_in(queue_id).join(task, task.c.id == queue_entry.c.task).limit(1)
+        first = waiting_in(queue_id).join(task, task.c.id == queue_entry.c.task).limit(1)
         head = tx.one(first.with_only_columns(task.c.id, task.c.name))
         if head is not None:
             result[queue_id]["next_task"] = dict(head)
@@ -201,19 +214,19 @@ def summaries(tx: Session, queue_ids: Iterable[str]) -> dict[str, Document]:
 def heads(tx: Session, queue_ids: Iterable[str], *, without: frozenset[str] = frozenset()) -> Entry | None:
     """The first entry of the first of these queues that has one, leaving some tasks out."""
     for queue_id in queue_ids:
-        for row in tx.execute(_waiting_in(queue_id).limit(len(without) + 1)).mappings():
+        for row in tx.execute(waiting_in(queue_id).limit(len(without) + 1)).mappings():
             if row["task"] not in without:
-                return _entry(row)
+                return entry_from(row)
     return None
 
 
 def append(tx: Transaction, queue_id: str, task_id: str, *, added: str = "") -> None:
     """Put a task at the end; 400/706 when it is in this queue already. It leaves every other queue."""
-    elsewhere = _entry_row(tx, task_id, None)
+    elsewhere = entry_row(tx, task_id, None)
     if elsewhere is not None:
         if elsewhere["queue"] == queue_id:
             raise errors.ALREADY_IN_QUEUE(task=task_id, queue=queue_id)
-        _take_out(tx, _entry(elsewhere))
+        take_out(tx, entry_from(elsewhere))
     largest = tx.value(sa.select(sa.func.max(queue_entry.c.pos)).where(queue_entry.c.queue == queue_id))
     _insert(tx, queue_id, task_id, 0 if largest is None else largest + STRIDE, added or tx.now)
 
@@ -232,15 +245,21 @@ def _insert(tx: Transaction, queue_id: str, task_id: str, pos: int, added: str) 
     tx.announce(QueueGrew(queue_id, task_id))
 
 
+def end_lease(tx: Transaction, task_id: str) -> None:
+    """Something was heard of the task: whoever popped it has it."""
+    tx.execute(sa.delete(lease).where(lease.c.task == task_id))
+
+
 def remove(tx: Transaction, task_id: str, queue_id: str | None = None) -> bool:
     """Take a task out of this queue, or of whichever it is in; False when it was not there."""
-    row = _entry_row(tx, task_id, queue_id)
+    row = entry_row(tx, task_id, queue_id)
     if row is not None:
-        _take_out(tx, _entry(row))
+        take_out(tx, entry_from(row))
     return row is not None
 
 
-def _take_out(tx: Transaction, entry: Entry) -> None:
+def take_out(tx: Transaction, entry: Entry) -> None:
+    """Remove an entry; what becomes of its task is the caller's business."""
     tx.execute(sa.delete(queue_entry).where(queue_entry.c.task == entry.task))
     _touch(tx, entry.queue)
     tx.announce(EntryGone(entry.task))
@@ -248,7 +267,7 @@ def _take_out(tx: Transaction, entry: Entry) -> None:
 
 def clear(tx: Transaction, queue_id: str) -> list[Entry]:
     """Take everything out."""
-    dropped = [_entry(row) for row in tx.all(_waiting_in(queue_id))]
+    dropped = [entry_from(row) for row in tx.all(waiting_in(queue_id))]
     tx.execute(sa.delete(queue_entry).where(queue_entry.c.queue == queue_id))
     _touch(tx, queue_id)
     for entry in dropped:
@@ -260,113 +279,20 @@ def _touch(tx: Transaction, queue_id: str) -> None:
     tx.execute(sa.update(queue).where(queue.c.id == queue_id).values(last_update=tx.now))
 
 
-def _waiting_in(queue_id: str) -> sa.Select[Any]:
+def waiting_in(queue_id: str) -> sa.Select[Any]:
+    """The question for what waits in a queue, in order."""
     return sa.select(queue_entry).where(queue_entry.c.queue == queue_id).order_by(queue_entry.c.pos)
 
 
-def _entry_row(tx: Session, task_id: str, queue_id: str | None) -> Row | None:
+def entry_row(tx: Session, task_id: str, queue_id: str | None) -> Row | None:
+    """Where a task waits: in this queue, or in any."""
     statement = sa.select(queue_entry).where(queue_entry.c.task == task_id)
     return tx.one(statement if queue_id is None else statement.where(queue_entry.c.queue == queue_id))
 
 
-def _entry(row: Row) -> Entry:
+def entry_from(row: Row) -> Entry:
+    """A row of entries or leases as an entry."""
     return Entry(task=row["task"], queue=row["queue"], added=row["added"])
-
-
-# --- popping ---
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Popper:
-    """Who pops, for the lease."""
-
-    worker: str
-    ip: str
-    claim: str | None
-    lease_seconds: float
-
-
-def pop(tx: Transaction, queue_ids: Iterable[str], popper: Popper, *, named: str | None = None) -> Entry | None:
-    """Take the first entry (or the named task, wherever it stands) and lease it to the popper.
-
-    Entries of deleted tasks are dropped on the way. A task that was stopped after it was enqueued is queued again here:
-    its stop came late, from the process that enqueued it.
-    """
-    for queue_id in queue_ids:
-        while (entry := _next(tx, queue_id, named)) is not None:
-            _take_out(tx, entry)
-            status = tx.value(sa.select(task.c.status).where(task.c.id == entry.task))
-            if status is None:
-                continue
-            if status == states.STOPPED:
-                _requeue_stopped(tx, entry.task)
-            _lease(tx, entry, popper)
-            return entry
-    return leased_before(tx, named, popper.claim)
-
-
-def leased_before(tx: Session, task_id: str | None, claim: str | None) -> Entry | None:
-    """The entry of a pop that is repeated because its reply was lost: same task, same claim, lease still alive."""
-    if task_id is None or claim is None:
-        return None
-    row = tx.one(
-        sa.select(lease).where(lease.c.task == task_id, lease.c.claim == claim, lease.c.expires_at > tx.moment)
-    )
-    return _entry(row) if row else None
-
-
-def _next(tx: Session, queue_id: str, named: str | None) -> Entry | None:
-    row = _entry_row(tx, named, queue_id) if named is not None else tx.one(_waiting_in(queue_id).limit(1))
-    return _entry(row) if row else None
-
-
-def _requeue_stopped(tx: Transaction, task_id: str) -> None:
-    values = {"status": states.QUEUED, "status_changed": tx.now, "last_change": tx.now, "last_update": tx.now}
-    tx.execute(sa.update(task).where(task.c.id == task_id).values(**values, status_reason="", status_message=""))
-    tx.announce(StatusChanged(task_id))
-
-
-def _lease(tx: Transaction, entry: Entry, popper: Popper) -> None:
-    tx.execute(sa.delete(lease).where(lease.c.task == entry.task))
-    tx.execute(
-        sa.insert(lease).values(
-            task=entry.task,
-            queue=entry.queue,
-            added=entry.added,
-            worker=popper.worker[:255],
-            ip=popper.ip,
-            claim=popper.claim,
-            popped_at=tx.moment,
-            expires_at=tx.moment + popper.lease_seconds,
-        )
-    )
-
-
-def end_lease(tx: Transaction, task_id: str) -> None:
-    """Something was heard of the task: whoever popped it has it."""
-    tx.execute(sa.delete(lease).where(lease.c.task == task_id))
-
-
-def expired_leases(tx: Session) -> bool:
-    """Whether there is anything for `return_expired` to do."""
-    return tx.value(sa.select(lease.c.task).where(lease.c.expires_at <= tx.moment).limit(1)) is not None
-
-
-def return_expired(tx: Transaction) -> list[Entry]:
-    """Put popped tasks of which nothing was heard back to the front of their queues."""
-    expired = sa.select(lease).where(lease.c.expires_at <= tx.moment).order_by(lease.c.popped_at.desc())
-    return [entry for entry in map(_entry, tx.all(expired)) if give_back(tx, entry)]
-
-
-def give_back(tx: Transaction, entry: Entry) -> bool:
-    """Undo a pop: to the front with its old time, if the task still is queued and its queue is there."""
-    end_lease(tx, entry.task)
-    status = tx.value(sa.select(task.c.status).where(task.c.id == entry.task))
-    there = tx.value(sa.select(queue.c.id).where(queue.c.id == entry.queue))
-    if status != states.QUEUED or there is None or _entry_row(tx, entry.task, None) is not None:
-        return False
-    push_front(tx, entry.queue, entry.task, added=entry.added)
-    return True
 
 
 # --- moving ---
@@ -388,7 +314,7 @@ def move_by(tx: Transaction, queue_id: str, task_id: str, places: int) -> int:
 def move_to(tx: Transaction, queue_id: str, task_id: str, target: int) -> int:
     """Move to a 0-based place, or to the end when there are fewer; returns the new place."""
     row = _require_entry(tx, queue_id, task_id)
-    others = _waiting_in(queue_id).with_only_columns(queue_entry.c.pos).where(queue_entry.c.task != task_id)
+    others = waiting_in(queue_id).with_only_columns(queue_entry.c.pos).where(queue_entry.c.task != task_id)
     around = tx.execute(others.limit(2).offset(max(target - 1, 0))).scalars().all()
     pos = _pos_between(tx, others, target, list(around))
     if pos is None:
@@ -413,14 +339,14 @@ def _pos_between(tx: Session, others: sa.Select[Any], target: int, around: list[
 
 def _renumber(tx: Transaction, queue_id: str) -> None:
     """Make room again; through numbers that nobody has, because they are unique at any moment."""
-    tasks = list(tx.execute(_waiting_in(queue_id).with_only_columns(queue_entry.c.task)).scalars())
+    tasks = list(tx.execute(waiting_in(queue_id).with_only_columns(queue_entry.c.task)).scalars())
     highest = tx.value(sa.select(sa.func.max(queue_entry.c.pos)).where(queue_entry.c.queue == queue_id))
     statement = sa.update(queue_entry).where(queue_entry.c.task == sa.bindparam("t")).values(pos=sa.bindparam("p"))
     tx.execute(statement, [{"t": name, "p": highest + (i + 1) * STRIDE} for i, name in enumerate(tasks)])
 
 
 def _require_entry(tx: Session, queue_id: str, task_id: str) -> Row:
-    row = _entry_row(tx, task_id, queue_id)
+    row = entry_row(tx, task_id, queue_id)
     if row is None:
         raise errors.NOT_IN_QUEUE(queue=queue_id, task=task_id)
     return row

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
 
+from ..announcements import PropertiesChanged
 from .database import Session, Transaction
 from .schema import worker, worker_property
 
@@ -31,17 +33,32 @@ def delete(tx: Transaction, company: str, ids: Sequence[str]) -> None:
     tx.execute(sa.delete(worker).where(worker.c.company == company, worker.c.id.in_(ids)))
 
 
-def properties(tx: Session, company: str, worker_id: str) -> list[dict[str, Any]]:
-    """The runtime properties in force: `[{key, value, expiry?}]` with the seconds that are left."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Property:
+    """A runtime property; `expires_at` in seconds since the epoch, None: until it is deleted."""
+
+    key: str
+    value: str
+    expires_at: float | None
+
+    def is_in_force(self, moment: float) -> bool:
+        """Whether its time is not over."""
+        return self.expires_at is None or self.expires_at > moment
+
+    def on_the_wire(self, moment: float) -> dict[str, Any]:
+        """`{key, value, expiry?}` with the seconds that are left."""
+        shown: dict[str, Any] = {"key": self.key, "value": self.value}
+        if self.expires_at is not None:
+            shown["expiry"] = max(round(self.expires_at - moment), 1)
+        return shown
+
+
+def properties(tx: Session, company: str, worker_id: str) -> list[Property]:
+    """The runtime properties in force, by key."""
+    columns = (worker_property.c.key, worker_property.c.value, worker_property.c.expires_at)
     where = (worker_property.c.company == company, worker_property.c.worker == worker_id)
-    alive = sa.or_(worker_property.c.expires_at.is_(None), worker_property.c.expires_at > tx.moment)
-    result = []
-    for row in tx.all(sa.select(worker_property).where(*where, alive).order_by(worker_property.c.key)):
-        item = {"key": row["key"], "value": row["value"]}
-        if row["expires_at"] is not None:
-            item["expiry"] = max(round(row["expires_at"] - tx.moment), 1)
-        result.append(item)
-    return result
+    rows = tx.all(sa.select(*columns).where(*where).order_by(worker_property.c.key))
+    return [known for known in (Property(**row) for row in rows) if known.is_in_force(tx.moment)]
 
 
 def set_property(tx: Transaction, company: str, worker_id: str, key: str, value: str, *, expiry: float | None) -> None:
@@ -56,11 +73,12 @@ def set_property(tx: Transaction, company: str, worker_id: str, key: str, value:
         expires_at = None if expiry is None else tx.moment + expiry
         values = {"company": company, "worker": worker_id, "key": key, "value": value, "expires_at": expires_at}
         tx.execute(sa.insert(worker_property).values(**values))
+    tx.announce(PropertiesChanged(company, worker_id))
 
 
 def property_value(tx: Session, company: str, worker_id: str, key: str) -> str | None:
     """One property in force."""
-    return next((item["value"] for item in properties(tx, company, worker_id) if item["key"] == key), None)
+    return next((known.value for known in properties(tx, company, worker_id) if known.key == key), None)
 
 
 def forget_expired_properties(tx: Transaction) -> None:

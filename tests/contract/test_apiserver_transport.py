@@ -328,4 +328,5 @@ def test_nan_is_taken_in_and_never_given_back(server: ServerProcess) -> None:
 def test_the_server_lists_its_extensions(server: ServerProcess) -> None:
     info = server.call("server.info")
     assert info["name"] == "gpufleet"
-    assert {"get_next_task.wait", "get_next_task.claim", "events.log_ids", "tasks.status_wait"} <= set(info["features"])
+    held = {"get_next_task.wait", "get_next_task.claim", "get_next_task.watch", "tasks.status_wait"}
+    assert held | {"events.log_ids"} <= set(info["features"])

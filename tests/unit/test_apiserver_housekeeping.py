@@ -12,8 +12,8 @@ from support.apiserver_store import ASKED
 from apiserver.app import Services, create_app
 from apiserver.config import ServerConfig
 from apiserver.identity import COMPANY
-from apiserver.store import queues, task_status, tasks
-from apiserver.store.queues import Popper
+from apiserver.store import popping, queues, task_status, tasks
+from apiserver.store.popping import Popper
 from apiserver.workers import Worker
 
 POPPER = Popper(worker="host", ip="", claim=None, lease_seconds=120)
@@ -57,7 +57,7 @@ async def queued_task(services: Services) -> tuple[str, str]:
 def test_a_lost_pop_comes_back_to_its_queue_by_itself(tmp_path: Path) -> None:
     async def story(services: Services, clock: Clock) -> None:
         queue, task = await queued_task(services)
-        popped = await services.db.write(lambda tx: queues.pop(tx, [queue], POPPER))
+        popped = await services.db.write(lambda tx: popping.pop(tx, [queue], POPPER))
         assert popped is not None
         clock.ahead += 121
 

@@ -13,11 +13,11 @@ from support.apiserver_store import ASKED, Store, open_store
 from apiserver.announcements import EntryGone, QueueGrew
 from apiserver.errors import ApiError
 from apiserver.identity import COMPANY
-from apiserver.store import queues, task_status, tasks
+from apiserver.store import popping, queues, task_status, tasks
 from apiserver.store.schema import lease, queue_entry
 from apiserver.store.schema import task as task_table
 
-POPPER = queues.Popper(worker="host", ip="127.0.0.1", claim="one", lease_seconds=120)
+POPPER = popping.Popper(worker="host", ip="127.0.0.1", claim="one", lease_seconds=120)
 
 
 @pytest.fixture
@@ -94,7 +94,7 @@ def test_names_of_queues_differ_by_more_than_case(store: Store) -> None:
 def test_a_pop_takes_the_first_task_of_the_first_queue_that_has_one(store: Store) -> None:
     empty, full = store.queue("empty"), store.queue("full")
     first, second = filled(store, full, 2)
-    entry = store.do(lambda tx: queues.pop(tx, [empty, full], POPPER))
+    entry = store.do(lambda tx: popping.pop(tx, [empty, full], POPPER))
     assert entry is not None
     assert (entry.task, entry.queue) == (first, full)
     assert store.order(full) == [second]
@@ -104,7 +104,7 @@ def test_a_pop_takes_the_first_task_of_the_first_queue_that_has_one(store: Store
 def test_a_named_pop_finds_the_task_anywhere_in_the_queue(store: Store) -> None:
     queue = store.queue()
     first, second, third = filled(store, queue, 3)
-    entry = store.do(lambda tx: queues.pop(tx, [queue], POPPER, named=second))
+    entry = store.do(lambda tx: popping.pop(tx, [queue], POPPER, named=second))
     assert entry is not None
     assert entry.task == second
     assert store.order(queue) == [first, third]
@@ -113,20 +113,20 @@ def test_a_named_pop_finds_the_task_anywhere_in_the_queue(store: Store) -> None:
 def test_a_repeated_named_pop_with_the_same_claim_gives_the_same_entry(store: Store) -> None:
     queue = store.queue()
     (task,) = filled(store, queue, 1)
-    once = store.do(lambda tx: queues.pop(tx, [queue], POPPER, named=task))
-    again = store.do(lambda tx: queues.pop(tx, [queue], POPPER, named=task))
+    once = store.do(lambda tx: popping.pop(tx, [queue], POPPER, named=task))
+    again = store.do(lambda tx: popping.pop(tx, [queue], POPPER, named=task))
     assert once == again
-    other = queues.Popper(worker="w", ip="", claim="two", lease_seconds=120)
-    assert store.do(lambda tx: queues.pop(tx, [queue], other, named=task)) is None
+    other = popping.Popper(worker="w", ip="", claim="two", lease_seconds=120)
+    assert store.do(lambda tx: popping.pop(tx, [queue], other, named=task)) is None
 
 
 def test_a_popped_task_of_which_nothing_is_heard_returns_to_the_front(store: Store) -> None:
     queue = store.queue()
     first, second = filled(store, queue, 2)
-    popped = store.do(lambda tx: queues.pop(tx, [queue], POPPER))
+    popped = store.do(lambda tx: popping.pop(tx, [queue], POPPER))
     store.moment += 121
     store.announced.clear()
-    returned = store.do(queues.return_expired)
+    returned = store.do(popping.return_expired)
     assert returned == [popped]
     assert store.order(queue) == [first, second]
     assert QueueGrew(queue, first) in store.announced
@@ -136,7 +136,7 @@ def test_a_popped_task_of_which_nothing_is_heard_returns_to_the_front(store: Sto
 def test_a_sign_of_life_ends_the_lease(store: Store, sign: str) -> None:
     queue = store.queue()
     (task,) = filled(store, queue, 1)
-    store.do(lambda tx: queues.pop(tx, [queue], POPPER))
+    store.do(lambda tx: popping.pop(tx, [queue], POPPER))
     match sign:
         case "start":
             store.do(lambda tx: task_status.start(tx, task, ASKED))
@@ -148,14 +148,14 @@ def test_a_sign_of_life_ends_the_lease(store: Store, sign: str) -> None:
             store.do(lambda tx: tasks.delete(tx, task, force=True, delete_models=True, company=COMPANY))
     assert store.do(lambda tx: tx.value(sa.select(lease.c.task))) is None
     store.moment += 1000
-    assert store.do(queues.return_expired) == []
+    assert store.do(popping.return_expired) == []
 
 
 def test_entries_of_deleted_tasks_are_skipped_by_a_pop(store: Store) -> None:
     queue = store.queue()
     gone, here = filled(store, queue, 2)
     store.do(lambda tx: tx.execute(sa.delete(task_table).where(task_table.c.id == gone)))
-    entry = store.do(lambda tx: queues.pop(tx, [queue], POPPER))
+    entry = store.do(lambda tx: popping.pop(tx, [queue], POPPER))
     assert entry is not None
     assert entry.task == here
     assert store.order(queue) == []
@@ -193,7 +193,7 @@ def test_an_entry_whose_task_is_not_queued_is_dropped(store: Store) -> None:
 def test_a_popped_and_leased_task_is_not_reconciled(store: Store) -> None:
     queue = store.queue()
     (task,) = filled(store, queue, 1)
-    store.do(lambda tx: queues.pop(tx, [queue], POPPER))
+    store.do(lambda tx: popping.pop(tx, [queue], POPPER))
     store.moment += 61
     assert store.do(lambda tx: task_status.reconcile(tx, 60)) == 0
     assert store.order(queue) == []

@@ -13,7 +13,7 @@ from apiserver import states
 from apiserver.announcements import StatusChanged
 from apiserver.errors import ApiError
 from apiserver.identity import COMPANY
-from apiserver.store import queues, task_status, tasks
+from apiserver.store import popping, task_status, tasks
 from apiserver.store.schema import task as task_table
 
 # Written out once more, so that a slip in the table of the code is seen.
@@ -178,8 +178,8 @@ def test_a_late_stop_after_enqueue_does_not_keep_the_task_from_running(store: St
     queue, task = store.queue(), store.task()
     store.do(lambda tx: task_status.enqueue(tx, task, queue, ASKED))
     store.do(lambda tx: task_status.end(tx, task, "stopped", FORCED))
-    popper = queues.Popper(worker="w", ip="", claim=None, lease_seconds=120)
-    entry = store.do(lambda tx: queues.pop(tx, [queue], popper))
+    popper = popping.Popper(worker="w", ip="", claim=None, lease_seconds=120)
+    entry = store.do(lambda tx: popping.pop(tx, [queue], popper))
     assert entry is not None
     assert entry.task == task
     assert store.status(task) == "queued"
