@@ -10,7 +10,7 @@ import os
 import signal
 import subprocess
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -87,13 +87,18 @@ class Daemon:
 
 @contextmanager
 def running_daemon(
-    contestant: Contestant, home: Path, server: Server, *, api_server: str | None = None
+    contestant: Contestant,
+    home: Path,
+    server: Server,
+    *,
+    api_server: str | None = None,
+    options: Sequence[str] = ("--cpu-only",),
 ) -> Iterator[Daemon]:
     """Start a daemon for a queue of its own, wait until it has registered, end it and all its children."""
     home.mkdir(parents=True, exist_ok=True)
     name = f"{contestant.name}-{uuid.uuid4().hex[:12]}"
     environment = contestant.environment(home, server, api_server) | {"CLEARML_WORKER_ID": name}
-    command = [str(contestant.executable), "daemon", "--foreground", "--cpu-only", "--create-queue", "--queue", name]
+    command = [str(contestant.executable), "daemon", "--foreground", *options, "--create-queue", "--queue", name]
     log = home / "daemon.log"
     api = Api(server.account)
     with log.open("ab") as output:

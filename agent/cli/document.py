@@ -33,9 +33,20 @@ def page() -> str:
         for name in (command.name for command in COMMANDS):
             command = program.get_command(context, name)
             if command is not None:
-                parts.append(_command(command, context))
+                parts += [_command(one, above) for one, above in _with_those_below(command, context)]
     parts += [_exit_codes(), _missing()]
     return "\n".join(parts)
+
+
+def _with_those_below(command: click.Command, parent: click.Context) -> Iterator[tuple[click.Command, click.Context]]:
+    """A command and, if it is a group, what is in it, each with the context of what stands before it."""
+    yield command, parent
+    if isinstance(command, click.Group):
+        with click.Context(command, info_name=command.name, parent=parent) as context:
+            for name in command.list_commands(context):
+                below = command.get_command(context, name)
+                if below is not None:
+                    yield below, context
 
 
 def unavailable(command: click.Command) -> list[str]:
@@ -50,7 +61,8 @@ def _top_level() -> Iterator[tuple[str, str]]:
 def _command(command: click.Command, parent: click.Context) -> str:
     with click.Context(command, info_name=command.name, parent=parent, **command.context_settings) as context:
         rows = [record for param in command.get_params(context) if (record := param.get_help_record(context))]
-    text = f"### `{PROGRAM} {command.name}`\n\n{cleandoc(command.help or '')}\n\n{_table(iter(rows))}"
+        path = context.command_path
+    text = f"### `{path}`\n\n{cleandoc(command.help or '')}\n\n{_table(iter(rows))}"
     if hidden := unavailable(command):
         text += f"\nNot available yet in this version: {', '.join(f'`{name}`' for name in hidden)}.\n"
     return text
