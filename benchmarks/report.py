@@ -1,4 +1,8 @@
-"""The table, as text for a terminal and as a page of the documentation, and the raw values as JSON."""
+"""The table, as text for a terminal and as a page of the documentation, and the raw values as JSON.
+
+Below the table the page shows how some of its numbers grow with their size, as bars. A plot is known by its first line,
+as a row is by its first cell, so that both can be measured anew by themselves.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.figures.base import Row
+
+GROWTH_HEAD = "## How it grows"
+GROWTH = (
+    GROWTH_HEAD,
+    "",
+    "The same numbers of gpufleet with fewer and more agents on one server (left), from the same run as the table.",
+)
+LONGEST_BAR = 50
+_BLOCK = re.compile(r"```text\n(.*?)```", re.DOTALL)
 
 HEAD = ("figure", "unit", "limit", "gpufleet", "", "clearml-agent")
 
@@ -57,23 +70,58 @@ def as_page(rows: Sequence[Row], facts: Mapping[str, str]) -> str:
         f"| figure | to reach | {titles[0]} | | {titles[1]} |",
         "|---|---|---|---|---|",
     ]
-    return "\n".join([*lines, *(_line(row) for row in rows), ""])
+    return _page([*lines, *(_line(row) for row in rows)], _plots(rows))
+
+
+def _page(table: Sequence[str], plots: Sequence[str]) -> str:
+    below = ["", *GROWTH, *(f"\n```text\n{plot}\n```" for plot in plots)] if plots else []
+    return "\n".join([*table, *below, ""])
+
+
+def _plots(rows: Sequence[Row]) -> list[str]:
+    return [plot(row) for row in rows if row.growth]
+
+
+def plot(row: Row) -> str:
+    """How a number of ours grows: a line with a bar for each size, after one that says what it is."""
+    sizes = [f"{size:,}" for size in row.growth]
+    width, most = max(map(len, sizes)), max(row.growth.values()) or 1.0
+    bars = [_bar(value / most) for value in row.growth.values()]
+    lines = [
+        f"{size.rjust(width)}  {bar.ljust(LONGEST_BAR)}  {_number(value)}"
+        for size, bar, value in zip(sizes, bars, row.growth.values(), strict=True)
+    ]
+    return "\n".join([f"{row.title}, {row.unit}", *lines])
+
+
+def _bar(share: float) -> str:
+    """Whole blocks and one of eight widths, so that small differences can be seen."""
+    whole, rest = divmod(round(share * LONGEST_BAR * 8), 8)
+    return "█" * whole + ("", *"▏▎▍▌▋▊▉")[rest]
 
 
 def with_rows(page: str, rows: Sequence[Row], facts: Mapping[str, str]) -> str:
     """The page with these rows measured anew, on the day that they then name, and the others as they are."""
-    lines = page.rstrip("\n").split("\n")
+    table, _head, below = page.partition(f"\n{GROWTH_HEAD}\n")
+    lines = table.rstrip("\n").split("\n")
     for row in rows:
         fresh = _line(row).replace(f"| {row.title} |", f"| {row.title} ({facts['date']}) |", 1)
-        at = next(
-            (at for at, line in enumerate(lines) if re.match(rf"\| {re.escape(row.title)}(?: \([-\d]+\))? \|", line)),
-            None,
-        )
-        if at is None:
-            lines.append(fresh)
-        else:
-            lines[at] = fresh
-    return "\n".join([*lines, ""])
+        _put(lines, fresh, rf"\| {re.escape(row.title)}(?: \([-\d]+\))? \|")
+    plots = [block.rstrip("\n") for block in _BLOCK.findall(below)]
+    for row in rows:
+        if row.growth:
+            fresh = plot(row).replace(row.title, f"{row.title} ({facts['date']})", 1)
+            _put(plots, fresh, rf"{re.escape(row.title)}(?: \([-\d]+\))?, ")
+    return _page(lines, plots)
+
+
+def _put(parts: list[str], fresh: str, known_by: str) -> None:
+    """In place of the one that begins so, or at the end."""
+    at = next((at for at, part in enumerate(parts) if re.match(known_by, part)), None)
+    if at is None:
+        parts.append(fresh)
+    else:
+        parts[at] = fresh
 
 
 def _line(row: Row) -> str:
@@ -94,6 +142,7 @@ def _row(row: Row) -> dict[str, object]:
         "reached": row.reached,
         "results": {name: row.result(name) for name in row.values},
         "values": dict(row.values),
+        "growth": {str(size): value for size, value in row.growth.items()},
     }
 
 

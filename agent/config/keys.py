@@ -103,6 +103,11 @@ def words(value: Any, env: Mapping[str, str]) -> tuple[str, ...]:
         raise Unexpected("a list of texts, or a text with matching quotes") from error
 
 
+def entries(value: Any, env: Mapping[str, str]) -> tuple[str, ...]:
+    """A list of texts from one text, separated by semicolons."""
+    return tuple(entry for part in text(value, env).split(";") if (entry := part.strip()))
+
+
 def path(value: Any, env: Mapping[str, str]) -> str:
     """A path, made absolute; `~` and variables are replaced. Empty stays empty."""
     plain = text(value, env)
@@ -275,8 +280,8 @@ KEYS: tuple[Key, ...] = (
     _key("agent.crash_on_exception", flag, env=("CLEARML_AGENT_CRASH_ON_EXCEPTION",)),
     _key("agent.apply_environment", flag, env=("CLEARML_AGENT_ENABLE_ENV_CONFIG_SECTION",)),
     _key("agent.apply_files", flag, env=("CLEARML_AGENT_ENABLE_FILES_CONFIG_SECTION",)),
-    _key("agent.uptime", texts, env=("CLEARML_AGENT_UPTIME",)),
-    _key("agent.downtime", texts, env=("CLEARML_AGENT_DOWNTIME",)),
+    _key("agent.uptime", texts, env=("CLEARML_AGENT_UPTIME",), env_kind=entries),
+    _key("agent.downtime", texts, env=("CLEARML_AGENT_DOWNTIME",), env_kind=entries),
     _key("agent.timezone", text, env=("CLEARML_AGENT_TIMEZONE",)),
     _key("agent.at_closing.task", one_of("finish", "stop", "requeue"), env=("CLEARML_AGENT_AT_CLOSING",)),
     _seconds("agent.at_closing.grace_sec", env=("CLEARML_AGENT_AT_CLOSING_GRACE_SEC",)),

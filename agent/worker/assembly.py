@@ -72,6 +72,7 @@ def _dynamic(setup: WorkerSetup, settings: Settings) -> Slots:
         _leases(settings),
         reserve_after_seconds=wanted.reserve_after_seconds,
         spares_strangers=wanted.foreign_processes == "veto",
+        names_by_uuid="GPU-" in (setup.gpus or ""),
     )
 
 

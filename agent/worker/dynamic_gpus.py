@@ -25,7 +25,10 @@ LOOK_AGAIN_SECONDS = 5.0
 
 
 class DynamicGpus:
-    """`wishes` are in the order of the queues. `name` is the first part of the sub-workers' ids."""
+    """`wishes` are in the order of the queues. `name` is the first part of the sub-workers' ids.
+
+    `names_by_uuid`: the agent was given its GPUs by UUID, perhaps behind a fence, where CUDA counts others than NVML.
+    """
 
     listens_while_full = False
 
@@ -38,6 +41,7 @@ class DynamicGpus:
         *,
         reserve_after_seconds: float | None,
         spares_strangers: bool,
+        names_by_uuid: bool = False,
     ) -> None:
         self._name = name
         self._layout = layout
@@ -45,6 +49,7 @@ class DynamicGpus:
         self._leases = leases
         self._reserve_after = reserve_after_seconds
         self._spares_strangers = spares_strangers
+        self._names_by_uuid = names_by_uuid
         self._given: set[str] = set()
         self._in_the_way: dict[str, str] = {}
         self._told: dict[str, str] = {}
@@ -102,7 +107,9 @@ class DynamicGpus:
         uuids = {unit.label: unit.uuid for unit in self._layout.units}
         visible = {
             NVIDIA: ",".join(labels),
-            CUDA: ",".join(uuids.get(label, label) if ":" in label else label for label in labels),
+            CUDA: ",".join(
+                uuids.get(label, label) if self._names_by_uuid or ":" in label else label for label in labels
+            ),
             ORDER: "PCI_BUS_ID",
         }
         own = f"{self._name}:gpu{','.join(labels).replace(':', '.')}"

@@ -22,7 +22,7 @@ from agent.runner.claim import Source
 log = logging.getLogger(__name__)
 
 LOOKS_LIKE_AN_ID = re.compile(r"^[-a-f0-9]{30,}$")
-LOOK_FOR_LOST_SECONDS = 30.0
+LOOK_FOR_LOST_SECONDS = 10.0
 
 
 async def resolve_queues(api: AsyncClient, wanted: Sequence[str], *, create: bool) -> tuple[Queue, ...]:
@@ -101,6 +101,11 @@ class Listening:
     def queues(self) -> tuple[Queue, ...]:
         return self.source.queues
 
+    @property
+    def misses_some(self) -> bool:
+        """Whether a queue has been deleted and may come back."""
+        return any(queue.is_gone for queue in self.queues)
+
     def place_of(self, queue_id: str) -> int:
         """Which of the queues it is, counted from 0 in order of preference, whatever its id has become."""
         return next((at for at, queue in enumerate(self.queues) if queue.id == queue_id), 0)
@@ -140,7 +145,7 @@ class Listening:
     async def look_for_lost(self) -> None:
         """Take a queue that was made anew under the name of a deleted one for that one. Looks every now and then."""
         now = asyncio.get_running_loop().time()
-        if now < self._look_again or not any(queue.is_gone for queue in self.queues):
+        if now < self._look_again or not self.misses_some:
             return
         self._look_again = now + LOOK_FOR_LOST_SECONDS
         known = await self._api.send(queues.every())

@@ -19,7 +19,7 @@ from agent.errors import AgentError, UnknownQueue
 from agent.runner.claim import Claimant, Claimed, claim_task, claim_unnamed, first_waiting
 from agent.runner.rundir import Runs
 from agent.worker.gate import Gate, Word
-from agent.worker.listening import Listening
+from agent.worker.listening import LOOK_FOR_LOST_SECONDS, Listening
 from agent.worker.turn import Turn
 
 log = logging.getLogger(__name__)
@@ -106,7 +106,8 @@ class Poller:
     async def _held(self, order: list[str]) -> Waiting | None:
         """Let the server hold the question, no longer than until the hours change."""
         loop = asyncio.get_running_loop()
-        began, longest = loop.time(), min(HOLD_SECONDS, self.seconds_to_boundary())
+        hold = LOOK_FOR_LOST_SECONDS if self._listening.misses_some else HOLD_SECONDS
+        began, longest = loop.time(), min(hold, self.seconds_to_boundary())
         source = self._listening.source
         watch = Watch(worker=self._worker, queues=source.ids, known=self._mark) if source.features.watch else None
         waiting, steering = await self._api.send(queues.wait_for_next(order, hold_seconds=longest, watch=watch))

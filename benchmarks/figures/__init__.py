@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
-from benchmarks.figures import console, dispatch, eight, idle, leak, outage, packages, plan, throughput
+from benchmarks.figures import (
+    console,
+    dispatch,
+    eight,
+    fleet,
+    idle,
+    leak,
+    outage,
+    packages,
+    plan,
+    scheduling,
+    services,
+    throughput,
+)
 from benchmarks.figures import help as help_
 from benchmarks.figures.base import Figure
 
@@ -17,4 +30,7 @@ FIGURES: dict[str, Figure] = {
     "idle": idle.measure,
     "eight": eight.measure,
     "plan": plan.measure,
+    "services": services.measure,
+    "scheduling": scheduling.measure,
+    "fleet": fleet.measure,
 }

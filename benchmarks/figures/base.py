@@ -30,7 +30,8 @@ class Bench:
 class Row:
     """One number of the table: all values of all contestants, and the limit for ours.
 
-    Times and sizes count by their median, faults by their worst run.
+    Times and sizes count by their median, faults by their worst run. `growth` is how ours behaves at other sizes of the
+    same thing, for a plot below the table.
     """
 
     title: str
@@ -39,6 +40,7 @@ class Row:
     at_least: bool = False
     worst: bool = False
     values: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    growth: dict[int, float] = field(default_factory=dict)
 
     def add(self, contestant: Contestant, value: float) -> None:
         self.values[contestant.name].append(value)

@@ -297,6 +297,42 @@ def test_agents_that_share_a_gpu_wait_for_their_part_of_its_memory(
             wait_for_status(server, task, "completed")
 
 
+def test_a_share_whose_memory_is_taken_says_so_and_waits(server: ServerProcess, tmp_path: Path) -> None:
+    """40 of the 80 GiB of GPU 3 are used by somebody."""
+    _queue(server, "tight")
+    busy = variables(CONFIGS / "8xh100.conf")
+    with typed_daemon(server, tmp_path / "a", "--gpus", "3", "--gpu-share", "0.75", "--queue", "tight", environ=busy):
+        task = create_script(server, SEES.format(gate="/"), queue="tight")
+        wait_for(
+            lambda: any(
+                tag.startswith("waiting: GPU 3 has 39.") and tag.endswith(" needed")
+                for tag in _workers(server, "typed:gpu3:0")["typed:gpu3:0"]["tags"]
+            ),
+            what="it says what it waits for",
+        )
+        assert status_of(server, task) == "queued"
+    with typed_daemon(server, tmp_path / "a", "--gpus", "3", "--gpu-share", "0.5", "--queue", "tight", environ=busy):
+        wait_for_status(server, task, "completed")
+
+
+# --- queues
+
+
+def test_a_queue_is_followed_through_renaming_deletion_and_return(server: ServerProcess, tmp_path: Path) -> None:
+    first, other = _queue(server, "followed"), _queue(server, "beside")
+    with typed_daemon(server, tmp_path / "q", "--cpu-only", "--queue", "followed", "beside") as daemon:
+        server.call("queues.update", queue=first, name="renamed")
+        wait_for_status(server, create_script(server, SEES.format(gate="/"), queue="renamed"), "completed")
+        server.call("queues.delete", queue=first, force=True)
+        wait_for_status(server, create_script(server, SEES.format(gate="/"), queue="beside"), "completed")
+        wait_for(lambda: "queue renamed has been deleted" in daemon.log.read_text(), what="it says so")
+        again = _queue(server, "renamed")
+        wait_for_status(server, create_script(server, SEES.format(gate="/"), queue="renamed"), "completed")
+        listed = [queue["id"] for queue in _workers(server, "typed:cpu:0")["typed:cpu:0"]["queues"]]
+        assert listed == [again, other]
+        assert daemon.process.poll() is None
+
+
 # --- working hours
 
 
