@@ -97,7 +97,8 @@ def plot(row: Row) -> str:
 def _bar(share: float) -> str:
     """Whole blocks and one of eight widths, so that small differences can be seen."""
     whole, rest = divmod(round(share * LONGEST_BAR * 8), 8)
-    return "█" * whole + ("", *"▏▎▍▌▋▊▉")[rest]
+    parts = " ▏▎▍▌▋▊▉"
+    return ("█" * whole + parts[rest]).rstrip()
 
 
 def with_rows(page: str, rows: Sequence[Row], facts: Mapping[str, str]) -> str:
