@@ -63,7 +63,8 @@ class Connection:
     async def call(self, endpoint: str, body: Json) -> Json:
         """The `data` of the reply; a connection on which anything went wrong is closed, the next call opens another."""
         try:
-            return await asyncio.wait_for(self._exchange(endpoint, json.dumps(body)), PATIENCE_SECONDS)
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                return await self._exchange(endpoint, json.dumps(body))
         except BaseException:
             self.close()
             raise

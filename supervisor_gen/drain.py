@@ -69,7 +69,10 @@ def has_unfinished(state_dir: Path, host: str, agent: str) -> bool:
     """Whether a run of this agent waits to be accounted for (docs/architecture.md, "The run directory")."""
     worker = f"{host}:{agent}"
     runs = state_dir.parent.glob(f"{state_dir.name}*/runs")  # an agent with another user has another directory
-    return any(
-        (read_json(claim) or {}).get("worker") == worker
-        for claim in (found for folder in runs for found in folder.glob("*/claim.json"))
-    )
+    return any(_owner(claim) == worker for folder in runs for claim in folder.glob("*/claim.json"))
+
+
+def _owner(claim: Path) -> str:
+    """The worker id of the agent that sees a run through; the task itself may run as a worker below it."""
+    found = read_json(claim) or {}
+    return str(found.get("agent") or found.get("worker") or "")

@@ -104,7 +104,9 @@ class Crew:
             try:
                 await self._recover()
                 if stop.drain.is_set():
-                    break
+                    await self._until_all_ended()
+                    self._raise_trouble()
+                    return
                 while not stop.no_more.is_set() and self._trouble is None:
                     await self._next(outage)
                 self._raise_trouble()
@@ -112,10 +114,13 @@ class Crew:
                 raise
             except (ServerUnreachable, ApiError, OSError) as error:
                 await unless(outage.wait(error), stop.next_wish)
+        await self._until_all_ended()
+        if isinstance(self._trouble, CredentialsRefused):
+            raise self._trouble
+
+    async def _until_all_ended(self) -> None:
         while self._members:
             await asyncio.wait(tuple(self._members.values()))
-            if isinstance(self._trouble, CredentialsRefused):
-                raise self._trouble
 
     async def dismiss(self) -> None:
         """Let go of all runs; their tasks run on."""
@@ -186,7 +191,8 @@ class Crew:
     async def _start(self, waiting: Waiting) -> None:
         shift = self._shift
         place = shift.listening.place_of(waiting.queue)
-        slot = shift.slots.take(place, waiting)
+        await shift.slots.look(self._blocked_since)  # the server may have held the question for half a minute
+        slot = shift.slots.take(place, waiting) if shift.slots.offers(place) else None
         if slot is None:
             return
         is_taken = False

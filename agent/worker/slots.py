@@ -57,6 +57,11 @@ class Slots(Protocol):
         ...
 
     @property
+    def available(self) -> str | None:
+        """What the runtime property `available_gpus` says; None where GPUs are not shared out."""
+        ...
+
+    @property
     def listens_while_full(self) -> bool:
         """Whether what is said from outside may make room, so that it is worth hearing while nothing is offered."""
         ...
@@ -107,6 +112,7 @@ class OneSlot:
 
     LOOK_AGAIN_SECONDS = 5.0
     listens_while_full = False
+    available = None
 
     def __init__(self, worker: str, guard: Guard | None = None) -> None:
         self._worker = worker
@@ -149,6 +155,7 @@ class Services:
     """Many light tasks, each as a worker of its own below the agent. `limit` None: any number."""
 
     listens_while_full = True
+    available = None
 
     def __init__(self, worker: str, limit: int | None) -> None:
         self._worker = worker

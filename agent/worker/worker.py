@@ -303,7 +303,7 @@ def _tell(slots: Slots, gate: Gate, presence: Presence) -> None:
     if stand.standing in (Standing.OPEN, Standing.FORCED_ON) and slots.why_not:
         stand = Stand(standing=Standing.WAITING, why=slots.why_not)
     presence.tell(stand)
-    if available := getattr(slots, "available", None):
+    if (available := slots.available) is not None:
         presence.publish(AVAILABLE_GPUS, available)
 
 

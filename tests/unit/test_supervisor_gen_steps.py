@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from agent.errors import ConfigError
+from supervisor_gen.drain import has_unfinished
 from supervisor_gen.emitters import EMITTERS
 from supervisor_gen.emitters.systemd import TEMPLATE
 from supervisor_gen.model import AgentSettings, Device, File, Files, HostPlan, Limits, Place, PlannedAgent, Site
@@ -81,3 +84,20 @@ def test_a_broken_installation_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     systemd._read.cache_clear()
     with pytest.raises(ConfigError, match="not complete"):
         files("systemd", one("gpu0"))
+
+
+@pytest.mark.parametrize(
+    ("claim", "is_its"),
+    [
+        ({"worker": "h:gpu0"}, True),
+        ({"worker": "h:gpu0", "agent": ""}, True),
+        ({"worker": "h:gpu0,1", "agent": "h:gpu0"}, True),
+        ({"worker": "h:gpu0", "agent": "h:shared"}, False),
+        ({}, False),
+    ],
+)
+def test_a_run_belongs_to_the_agent_that_sees_it_through(tmp_path: Path, claim: dict[str, str], is_its: bool) -> None:
+    run = tmp_path / "clearml-agent" / "runs" / "t.1"
+    run.mkdir(parents=True)
+    (run / "claim.json").write_text(json.dumps(claim))
+    assert has_unfinished(tmp_path / "clearml-agent", "h", "gpu0") is is_its
