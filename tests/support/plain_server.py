@@ -11,7 +11,9 @@ from urllib.parse import urlsplit
 
 from support.http_stub import envelope, http_stub
 
-EXTENSION_FIELDS = ("wait", "peek", "claim", "queues", "known")
+EXTENSION_FIELDS = ("wait", "peek", "claim", "queues", "known", "watch")
+#: What ClearML sells with its Enterprise plan.
+MISSING = ("workers.get_runtime_properties", "workers.set_runtime_properties")
 
 
 @contextmanager
@@ -25,6 +27,8 @@ def plain_server(upstream: str) -> Iterator[tuple[str, Counter[str]]]:
         calls[endpoint] += 1
         if endpoint == "server.info":
             return envelope({"version": "2.3.0", "build": "", "commit": "", "api_version": "2.34"})
+        if endpoint in MISSING:
+            return envelope(code=404, message=f"Unable to find endpoint for name {endpoint}")
         if body.startswith(b"{") and endpoint == "queues.get_next_task":
             used = [field for field in EXTENSION_FIELDS if field in json.loads(body)]
             assert not used, f"{endpoint} with {used}, which a ClearML Server does not know"
