@@ -51,10 +51,7 @@ def slots_for(setup: WorkerSetup, settings: Settings, worker: str) -> Slots:
 def _leases(settings: Settings) -> Leases:
     folder, is_shared = leases_folder(settings.agent.gpu_leases_dir, Path(settings.agent.state_dir).expanduser())
     if not is_shared:
-        log.warning(
-            "who has which GPU is kept in %s: agents with another state directory do not see it", folder,
-            extra={"action": "leases"},
-        )  # fmt: skip
+        log.warning("who has which GPU is kept in %s, which agents with another state directory do not see", folder)
     return Leases(folder)
 
 
