@@ -23,7 +23,7 @@ from agent.models import WorkerSetup
 if TYPE_CHECKING:
     from agent.config.schema import Settings
     from agent.runner.machine import GpuStats
-    from agent.worker.worker import GpusFor
+    from agent.worker.post import GpusFor
 
 M_ARENA_MAX = -8  # malloc.h
 
