@@ -170,6 +170,7 @@ class _Request:
         self.content_type = headers.get("content-type", "").partition(";")[0].strip().lower()
         self._client: tuple[str, int] = scope.get("client") or ("", 0)
         self._watch: asyncio.Task[None] | None = None
+        self._has_waited = False
         call_id = uuid4().hex
         trx = self.header("x-clearml-trx", "x-trains-trx") or call_id
         self.meta = wire.Meta(id=call_id, trx=trx, name="", requested="0.0", actual="0.0")
@@ -215,17 +216,22 @@ class _Request:
     def disconnected(self) -> asyncio.Future[None]:
         """Done when the client goes away; for calls that wait."""
         if self._watch is None:
+            self._has_waited = True
             self._watch = asyncio.get_running_loop().create_task(self._until_disconnected())
         return self._watch
 
     def stop_watching(self) -> None:
-        """The call is answered, nobody waits any more."""
+        """The call is answered, nobody waits any more.
+
+        The watch is let go: its traceback leads back to us, and thousands of such circles are work for the collector.
+        """
         if self._watch is not None:
             self._watch.cancel()
+            self._watch = None
 
     def note(self, seconds: float, status: int) -> None:
         """A line for the log; slow calls that were not asked to wait are worth a warning."""
-        slow = seconds > SLOW_CALL_SECONDS and self._watch is None
+        slow = seconds > SLOW_CALL_SECONDS and not self._has_waited
         if slow or log.isEnabledFor(logging.DEBUG):
             level = logging.WARNING if slow else logging.DEBUG
             log.log(level, "%s %d %.1f ms", self.meta.name, status, seconds * 1000, extra={"action": "call"})

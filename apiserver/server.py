@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import errno
 import fcntl
+import gc
 import logging
 import os
 import resource
@@ -34,6 +35,7 @@ log = logging.getLogger(__name__)
 _ONE_REQUEST = (("connection", "close"),)
 KEEP_ALIVE_SECONDS = 120  # longer than any client's polling interval, so that connections are reused
 GRACE_SECONDS = 5
+COLLECT_AT = (250, 2, 2000)  # new objects, then collections of the next younger generation
 BACKLOG = 2048
 _EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104 (recognised, not bound)
 
@@ -69,10 +71,21 @@ async def _serve(
     async with services:
         await _keep_client_config(services, addresses)
         async with _listening(app, api), _listening(create_files_app(services), files, headers=_ONE_REQUEST):
+            _calm_the_collector()
             on_ready(Running(addresses=addresses, client_config=config.client_config))
             await stopping.wait()
             log.info("stopping", extra={"action": "server.stop"})
             services.waiting.close()
+
+
+def _calm_the_collector() -> None:
+    """Many short looks for circular garbage instead of few long ones, and none through what is there from the start.
+
+    With 2,000 waiting agents a look through everything that is alive stops the server for 0.3 s, by default every 20 s.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*COLLECT_AT)
 
 
 def _stop_signals() -> asyncio.Event:

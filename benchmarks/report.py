@@ -17,7 +17,7 @@ GROWTH_HEAD = "## How it grows"
 GROWTH = (
     GROWTH_HEAD,
     "",
-    "The same numbers of gpufleet with fewer and more agents on one server (left), from the same run as the table.",
+    "Numbers of gpufleet with fewer and with more agents on one server; how many is on the left.",
 )
 LONGEST_BAR = 50
 _BLOCK = re.compile(r"```text\n(.*?)```", re.DOTALL)
@@ -91,7 +91,7 @@ def plot(row: Row) -> str:
         f"{size.rjust(width)}  {bar.ljust(LONGEST_BAR)}  {_number(value)}"
         for size, bar, value in zip(sizes, bars, row.growth.values(), strict=True)
     ]
-    return "\n".join([f"{row.title}, {row.unit}", *lines])
+    return "\n".join([f"{row.grows}, {row.unit}", *lines])
 
 
 def _bar(share: float) -> str:
@@ -111,8 +111,8 @@ def with_rows(page: str, rows: Sequence[Row], facts: Mapping[str, str]) -> str:
     plots = [block.rstrip("\n") for block in _BLOCK.findall(below)]
     for row in rows:
         if row.growth:
-            fresh = plot(row).replace(row.title, f"{row.title} ({facts['date']})", 1)
-            _put(plots, fresh, rf"{re.escape(row.title)}(?: \([-\d]+\))?, ")
+            fresh = plot(row).replace(row.grows, f"{row.grows} ({facts['date']})", 1)
+            _put(plots, fresh, rf"{re.escape(row.grows)}(?: \([-\d]+\))?, ")
     return _page(lines, plots)
 
 

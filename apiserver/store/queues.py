@@ -46,6 +46,18 @@ QUEUES = Entity(
 )
 
 
+# The two questions that every waiting agent asks over and over are put together once.
+_DESCRIBED = sa.select(queue.c.id, queue.c.name, queue.c.tags).where(
+    queue.c.id.in_(sa.bindparam("ids", expanding=True)), queue.c.company == sa.bindparam("company")
+)
+_HEADS = (
+    sa.select(queue_entry)
+    .where(queue_entry.c.queue == sa.bindparam("queue"))
+    .order_by(queue_entry.c.pos)
+    .limit(sa.bindparam("most", type_=sa.Integer))
+)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
     """A task that waits, or was just popped."""
@@ -79,8 +91,7 @@ def require(tx: Session, queue_id: str, company: str) -> None:
 
 def described(tx: Session, queue_ids: Sequence[str], company: str) -> dict[str, Document]:
     """`{id, name, tags}` of those of these queues that are or were; the deleted ones with `gone`."""
-    columns = (queue.c.id, queue.c.name, queue.c.tags)
-    rows = tx.all(sa.select(*columns).where(queue.c.id.in_(queue_ids), queue.c.company == company))
+    rows = tx.execute(_DESCRIBED, {"ids": list(queue_ids), "company": company}).mappings()
     found: dict[str, Document] = {row["id"]: {**row, "tags": sorted(row["tags"])} for row in rows}
     if len(found) < len(queue_ids):
         for tomb in tombstones(tx, [known for known in queue_ids if known not in found], company):
@@ -214,7 +225,7 @@ def summaries(tx: Session, queue_ids: Iterable[str]) -> dict[str, Document]:
 def heads(tx: Session, queue_ids: Iterable[str], *, without: frozenset[str] = frozenset()) -> Entry | None:
     """The first entry of the first of these queues that has one, leaving some tasks out."""
     for queue_id in queue_ids:
-        for row in tx.execute(waiting_in(queue_id).limit(len(without) + 1)).mappings():
+        for row in tx.execute(_HEADS, {"queue": queue_id, "most": len(without) + 1}).mappings():
             if row["task"] not in without:
                 return entry_from(row)
     return None

@@ -12,6 +12,13 @@ from ..announcements import PropertiesChanged
 from .database import Session, Transaction
 from .schema import worker, worker_property
 
+_FORGET = sa.delete(worker).where(worker.c.company == sa.bindparam("of"), worker.c.id == sa.bindparam("who"))
+_PROPERTIES = (
+    sa.select(worker_property.c.key, worker_property.c.value, worker_property.c.expires_at)
+    .where(worker_property.c.company == sa.bindparam("of"), worker_property.c.worker == sa.bindparam("who"))
+    .order_by(worker_property.c.key)
+)
+
 
 def load(tx: Session) -> list[tuple[str, str, dict[str, Any]]]:
     """Every entry that has not expired."""
@@ -22,8 +29,8 @@ def load(tx: Session) -> list[tuple[str, str, dict[str, Any]]]:
 def save(tx: Transaction, rows: Sequence[Mapping[str, Any]], gone: Iterable[tuple[str, str]]) -> None:
     """Write entries and delete others."""
     stale = [*gone, *((row["company"], row["id"]) for row in rows)]
-    for company, worker_id in stale:
-        tx.execute(sa.delete(worker).where(worker.c.company == company, worker.c.id == worker_id))
+    if stale:
+        tx.execute(_FORGET, [{"of": company, "who": worker_id} for company, worker_id in stale])
     if rows:
         tx.execute(sa.insert(worker), list(rows))
 
@@ -55,9 +62,7 @@ class Property:
 
 def properties(tx: Session, company: str, worker_id: str) -> list[Property]:
     """The runtime properties in force, by key."""
-    columns = (worker_property.c.key, worker_property.c.value, worker_property.c.expires_at)
-    where = (worker_property.c.company == company, worker_property.c.worker == worker_id)
-    rows = tx.all(sa.select(*columns).where(*where).order_by(worker_property.c.key))
+    rows = tx.execute(_PROPERTIES, {"of": company, "who": worker_id}).mappings()
     return [known for known in (Property(**row) for row in rows) if known.is_in_force(tx.moment)]
 
 

@@ -30,8 +30,8 @@ class Bench:
 class Row:
     """One number of the table: all values of all contestants, and the limit for ours.
 
-    Times and sizes count by their median, faults by their worst run. `growth` is how ours behaves at other sizes of the
-    same thing, for a plot below the table.
+    Times and sizes count by their median, faults by their worst run. `growth` is how ours behaves at other sizes, for
+    a plot below the table that is called `grows`.
     """
 
     title: str
@@ -40,6 +40,7 @@ class Row:
     at_least: bool = False
     worst: bool = False
     values: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    grows: str = ""
     growth: dict[int, float] = field(default_factory=dict)
 
     def add(self, contestant: Contestant, value: float) -> None:

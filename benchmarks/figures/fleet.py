@@ -56,14 +56,15 @@ def measure(bench: Bench) -> list[Row]:
 
 
 def _rows() -> Rows:
-    claim = f"{WAITING} agents wait, enqueue to claim"
+    claimed = "enqueue to claim"
+    claim = f"{WAITING} agents wait, {claimed}"
     idle = f"{IDLE:,} idle agents, server"
     stream = f"{LARGEST:,} agents and a stream of tasks"
     return Rows(
-        median=Row(title=f"{claim}, median", unit="ms", limit=20.0),
-        slowest=Row(title=f"{claim}, 99th percentile", unit="ms", limit=100.0),
-        processor=Row(title=f"{idle}: processor", unit="% of a core", limit=50.0),
-        memory=Row(title=f"{idle}: memory (PSS)", unit="MB", limit=300.0),
+        median=Row(title=f"{claim}, median", unit="ms", limit=20.0, grows=f"{claimed}, median"),
+        slowest=Row(title=f"{claim}, 99th percentile", unit="ms", limit=100.0, grows=f"{claimed}, 99th percentile"),
+        processor=Row(title=f"{idle} processor", unit="% of a core", limit=50.0, grows="server processor, idle agents"),
+        memory=Row(title=f"{idle} memory (PSS)", unit="MB", limit=300.0, grows="server memory (PSS), idle agents"),
         lost=Row(title=f"{stream}: lost or run twice", unit="tasks", limit=0.0, worst=True),
         missing=Row(title=f"{stream}: not listed at the end", unit="agents", limit=0.0, worst=True),
         broken=Row(title=f"{stream}: refused or broken", unit="requests", limit=0.0, worst=True),

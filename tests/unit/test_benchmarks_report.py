@@ -77,7 +77,8 @@ def test_a_row_that_is_measured_anew_takes_its_place_and_names_its_day() -> None
 
 
 def growing(title: str, **sizes: float) -> Row:
-    made = Row(title=title, unit="MB", limit=300.0, growth={int(size[1:]): value for size, value in sizes.items()})
+    growth = {int(size[1:]): value for size, value in sizes.items()}
+    made = Row(title=f"1,000 agents, {title}", unit="MB", limit=300.0, grows=title, growth=growth)
     made.add(OURS, 100.0)
     return made
 
@@ -97,12 +98,21 @@ def test_a_plot_has_a_line_for_each_size_and_bars_in_proportion_to_the_largest()
 def test_plots_stand_below_the_table_and_rows_measured_anew_take_their_places_in_both() -> None:
     grown = growing("memory", n1=1.0, n2=2.0)
     page = as_page([row(0.25), grown, growing("processor", n1=3.0)], FACTS)
-    assert page.index("| processor |") < page.index("## How it grows") < page.index("```text\nmemory, MB\n1  ")
+    assert (
+        page.index("| 1,000 agents, processor |")
+        < page.index("## How it grows")
+        < page.index("```text\nmemory, MB\n1  ")
+    )
     assert "## How it grows" not in as_page([row(0.25)], FACTS)
     later = {**FACTS, "date": "2026-01-02"}
     for value in (4.0, 8.0):
         page = with_rows(page, [growing("memory", n1=value), Row(title="new", unit="s", limit=1.0)], later)
-    assert page.count("## How it grows") == page.count("| memory ") == page.count("memory (2026-01-02), MB") == 1
+    assert (
+        page.count("## How it grows")
+        == page.count("| 1,000 agents, memory ")
+        == page.count("memory (2026-01-02), MB")
+        == 1
+    )
     assert page.count("```text") == 2
     assert page.index("| new (2026-01-02) |") < page.index("## How it grows")
     assert page.index("memory (2026-01-02), MB") < page.index("processor, MB") < len(page)
