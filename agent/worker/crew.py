@@ -15,13 +15,12 @@ from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from agent.api import queues
 from agent.api.client import AsyncClient
 from agent.api.queues import Waiting
 from agent.errors import AgentError, ApiError, CredentialsRefused, ServerUnreachable
 from agent.models import Task
 from agent.runner import recovery
-from agent.runner.claim import Claimant, give_back
+from agent.runner.claim import Claimant, first_waiting, give_back
 from agent.runner.lifecycle import RunContext, Running, launch, see_through
 from agent.runner.rundir import Claim, Runs
 from agent.worker.listening import Listening
@@ -258,14 +257,19 @@ class Crew:
             raise trouble
 
     async def _look_at_blocked(self) -> None:
-        """Note since when tasks wait in queues that nothing is offered to; only asked where that changes anything."""
+        """Note since when tasks wait in queues that nothing was offered to; only asked where that changes anything.
+
+        Such a task still waits when enough GPUs are free at last: its turn lasts until it has started.
+        """
         shift, loop = self._shift, asyncio.get_running_loop()
         if not shift.reserves or not self._members or loop.time() - self._looked_at_blocked < LOOK_AT_BLOCKED_SECONDS:
             return
         self._looked_at_blocked = loop.time()
-        for place, queue in enumerate(shift.listening.queues):
-            blocked = not shift.slots.offers(place) and not queue.is_gone and shift.poller.word_on(queue.id).opens
-            if blocked and await shift.api.send(queues.peek(queue.id)) is not None:
+        listening = shift.listening
+        for place, queue in enumerate(listening.queues):
+            is_behind = not shift.slots.offers(place) or place in self._blocked_since
+            may_pull = not queue.is_gone and shift.poller.word_on(queue.id).opens
+            if is_behind and may_pull and await first_waiting(shift.api, listening.source, [queue.id]) is not None:
                 self._blocked_since.setdefault(place, loop.time())
             else:
                 self._blocked_since.pop(place, None)

@@ -188,6 +188,34 @@ def test_each_task_gets_as_many_gpus_as_its_queue_says_and_nobody_elses(
         wait_for(lambda: available().count("_0") == 8, what="all GPUs are available again")
 
 
+def test_a_large_task_is_not_starved_by_small_ones_of_higher_priority(
+    server: ServerProcess, tmp_path: Path, gpus: dict[str, str]
+) -> None:
+    _queue(server, "small-r")
+    _queue(server, "large-r")
+    gates = [str(tmp_path / f"gate{n}") for n in range(4)]
+    environ = {**gpus, "CLEARML_AGENT__AGENT__DYNAMIC_GPUS__RESERVE_AFTER_SEC": "1"}
+    queues = ("--gpus", "0,1", "--queue", "small-r=1", "large-r=2")
+    with typed_daemon(server, tmp_path / "d", "--dynamic-gpus", *queues, environ=environ):
+        small = [create_script(server, SEES.format(gate=gate), queue="small-r") for gate in gates[:2]]
+        _wait_running(server, small)
+        large = create_script(server, SEES.format(gate=gates[3]), queue="large-r")
+        time.sleep(6.0)  # what cannot start is looked at every five seconds
+        waiting = create_script(server, SEES.format(gate=gates[2]), queue="small-r")
+        time.sleep(6.0)
+        Path(gates[0]).touch()
+        wait_for_status(server, small[0], "completed")
+        time.sleep(7.0)
+        assert status_of(server, waiting) == "queued"  # though a GPU is free
+        Path(gates[1]).touch()
+        _wait_running(server, [large])
+        assert status_of(server, waiting) == "queued"
+        for gate in gates[2:]:
+            Path(gate).touch()
+        for task in (large, waiting):
+            wait_for_status(server, task, "completed")
+
+
 def test_a_gpu_stays_given_while_its_task_runs_whatever_becomes_of_the_agent(
     server: ServerProcess, tmp_path: Path, gpus: dict[str, str]
 ) -> None:
