@@ -32,6 +32,7 @@ HOLD_SECONDS = 25.0
 REPORT_SECONDS = 30.0
 PATIENCE_SECONDS = 60.0
 RETRY_SECONDS = 1.0
+KEPT_SECONDS = 60.0  # the server hangs up on connections that are idle for twice as long
 SHARED_CONNECTIONS = 32
 
 GPUS = 8
@@ -59,9 +60,12 @@ class Connection:
         self._where = (address.hostname or "127.0.0.1", address.port or 8008)
         self._head = f"Host: {address.netloc}\r\nAuthorization: {authorization}\r\nContent-Type: application/json\r\n"
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+        self._last_used = 0.0
 
     async def call(self, endpoint: str, body: Json) -> Json:
         """The `data` of the reply; a connection on which anything went wrong is closed, the next call opens another."""
+        if time.perf_counter() - self._last_used > KEPT_SECONDS:
+            self.close()
         try:
             async with asyncio.timeout(PATIENCE_SECONDS):
                 return await self._exchange(endpoint, json.dumps(body))
@@ -79,6 +83,7 @@ class Connection:
         envelope = json.loads(await reader.readexactly(length))
         if envelope["meta"]["result_code"] != 200:
             raise Refused(f"{endpoint}: {envelope['meta']['result_code']} {envelope['meta']['result_msg']}")
+        self._last_used = time.perf_counter()
         data: Json = envelope["data"]
         return data
 
