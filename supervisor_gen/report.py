@@ -9,10 +9,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from agent.gpu.nvml import cpu_list
+from agent.table import table
 from supervisor_gen.emitters.base import cpus_for
 from supervisor_gen.fleet import FleetPlan
 from supervisor_gen.model import AgentSettings, Device, HostPlan, PlannedAgent
-from supervisor_gen.table import table
 
 WIDTH = 120
 #: Narrower than this no column is made to save room; what does not fit is cut.

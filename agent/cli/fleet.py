@@ -1,4 +1,4 @@
-"""What a server's reply tells of a fleet, as values and as tables for people; it asks nobody and prints nothing.
+"""What a server's reply tells of a fleet, as values; `fleet_tables.py` shows them to people.
 
 Everything is read from what every ClearML server gives: the state from the tags of a worker (`agent.worker.standing`),
 its GPUs from its id where the reply has no readings of them (only our server has), and which agent a sub-worker belongs
@@ -15,7 +15,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, tzinfo
+from datetime import UTC, datetime
 from typing import Any
 
 from agent.models import Json
@@ -86,7 +86,7 @@ class Worker:
     @property
     def state(self) -> str:
         """One word or two, without until when or why: `idle`, `running`, `closed`, `running, draining`."""
-        return _state(self, self.stand.standing.value)
+        return state_as(self, self.stand.standing.value)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,6 +99,13 @@ class Queue:
     listeners: tuple[str, ...] = ()
     tags: tuple[str, ...] = ()
     next_task: str = ""
+
+
+def state_as(worker: Worker, standing: str) -> str:
+    """Whether it runs something, and how it stands if that is worth saying; `standing` are the words for the latter."""
+    if worker.stand.standing is Standing.OPEN:
+        return "running" if worker.runs else "idle"
+    return f"running, {standing}" if worker.runs else standing
 
 
 # --- from the reply
@@ -172,7 +179,7 @@ def _worker(wire: Json, *, parent: str, runs: bool) -> Worker:
         task_seconds=milliseconds / 1000 if isinstance(milliseconds, int | float) else None,
         queues=tuple(_queue_of_worker(queue) for queue in wire.get("queues") or ()),
         gpus=gpus_of(_id(wire), wire.get("machine_stats") or {}),
-        reported=_moment(wire.get("last_report_time") or wire.get("last_activity_time")),
+        reported=moment_in(wire.get("last_report_time") or wire.get("last_activity_time")),
         is_duplicate=DUPLICATE_ID in (wire.get("system_tags") or ()),
         wire=wire,
     )
@@ -220,7 +227,8 @@ def _numbers(values: object) -> list[float]:
     return [float(value) for value in listed if isinstance(value, int | float) and not isinstance(value, bool)]
 
 
-def _moment(text: object) -> datetime | None:
+def moment_in(text: object) -> datetime | None:
+    """A time as the server writes it; None for what is none."""
     try:
         moment = datetime.fromisoformat(str(text))
     except ValueError:
@@ -271,124 +279,3 @@ def _place(worker: Worker) -> tuple[list[str | int], bool, list[str | int]]:
 def _natural(text: str) -> list[str | int]:
     """Text and numbers in turn, so that keys of two texts can be compared piece by piece."""
     return [int(piece) if index % 2 else piece for index, piece in enumerate(re.split(r"([0-9]+)", text))]
-
-
-# --- for people
-
-
-def worker_table(workers: Iterable[Worker], *, now: datetime, zone: tzinfo | None = None) -> str:
-    """A line per worker. Times of day are those of `zone` (None: of this host), which may not be the worker's."""
-    heads = ("Worker", "State", "Task", "Running for", "Queues", "GPUs", "Reported")
-    return table(heads, (_worker_line(worker, now, zone) for worker in workers))
-
-
-def queue_table(queues: Iterable[Queue]) -> str:
-    """A line per queue."""
-    return table(("Queue", "Waiting", "Workers", "Tags", "Next task"), map(_queue_line, queues))
-
-
-def warnings(workers: Iterable[Worker], queues: Iterable[Queue]) -> list[str]:
-    """What somebody should look into."""
-    told = [
-        f"{worker.id}: two agents report under this id (duplicate-id); give one of them another"
-        for worker in workers
-        if worker.is_duplicate
-    ]
-    for queue in queues:
-        if queue.waiting and not queue.listeners:
-            verb = "task waits" if queue.waiting == 1 else "tasks wait"
-            told.append(f"{queue.name}: {_amount(queue)} {verb} and no worker listens")
-    return [_clean(text) for text in told]
-
-
-def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """The rows under their heads, columns as wide as their widest cell."""
-    lines = [tuple(heads), *(tuple(map(_clean, row)) for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    padded = ("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
-    return "\n".join(line.rstrip() for line in padded)
-
-
-def state_text(worker: Worker, *, now: datetime, zone: tzinfo | None = None) -> str:
-    """The state with until when, or why."""
-    stand = worker.stand
-    tail = f" until {_until(stand.until, now, zone)}" if stand.until else f": {stand.why}" if stand.why else ""
-    return _state(worker, f"{stand.standing}{tail}")
-
-
-def _state(worker: Worker, standing: str) -> str:
-    if worker.stand.standing is Standing.OPEN:
-        return "running" if worker.runs else "idle"
-    return f"running, {standing}" if worker.runs else standing
-
-
-def _until(text: str, now: datetime, zone: tzinfo | None) -> str:
-    """As short as it can be said: the time of today, the day of this week, or the date."""
-    moment = _moment(text)
-    if moment is None:
-        return text
-    moment, today = moment.astimezone(zone), now.astimezone(zone).date()
-    days = (moment.date() - today).days
-    day = "" if days == 0 else f"{_DAYS[moment.weekday()]} " if 0 < days < len(_DAYS) else f"{moment:%Y-%m-%d} "
-    return f"{day}{moment:%H:%M}"
-
-
-def _worker_line(worker: Worker, now: datetime, zone: tzinfo | None) -> tuple[str, ...]:
-    age = None if worker.reported is None else (now - worker.reported).total_seconds()
-    return (
-        f"{'  ' if worker.parent else ''}{worker.id}{f' ({DUPLICATE_ID})' if worker.is_duplicate else ''}",
-        state_text(worker, now=now, zone=zone),
-        f"{worker.task} {_short(worker.task_name)}",
-        _span(worker.task_seconds),
-        ", ".join(_queue_text(queue) for queue in worker.queues),
-        _gpu_text(worker.gpus) if worker.gpus else "",
-        "never" if age is None else f"{_span(age)} ago",
-    )
-
-
-def _queue_line(queue: Queue) -> tuple[str, ...]:
-    more = len(queue.listeners) - _MOST_LISTENERS
-    listeners = ", ".join(queue.listeners[:_MOST_LISTENERS]) + (f" and {more} more" if more > 0 else "")
-    return queue.name, _amount(queue), listeners or "nobody", ", ".join(queue.tags), queue.next_task
-
-
-def _amount(queue: Queue) -> str:
-    return "?" if queue.waiting is None else f"{queue.waiting}{' or more' if queue.is_more else ''}"
-
-
-def _queue_text(queue: QueueOfWorker) -> str:
-    return queue.name if queue.waiting is None else f"{queue.name} ({queue.waiting})"
-
-
-def _gpu_text(gpus: Gpus) -> str:
-    """How many and what they do; which, where that is all that is known."""
-    if gpus.usage_percent is None and gpus.memory_used_mib is None:
-        return f"gpu{','.join(gpus.names)}"
-    parts = [f"{gpus.count}"]
-    if gpus.usage_percent is not None:
-        parts.append(f"{gpus.usage_percent:.0f} %")
-    if gpus.memory_used_mib is not None:
-        total = "" if gpus.memory_total_mib is None else f"/{gpus.memory_total_mib / 1024:.0f}"
-        parts.append(f"{gpus.memory_used_mib / 1024:.1f}{total} GiB")
-    return ", ".join(parts)
-
-
-def _span(seconds: float | None) -> str:
-    """A duration in its two largest units."""
-    if seconds is None:
-        return ""
-    whole = max(0, round(seconds))
-    for size, unit, part, of_part in ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
-        if whole >= size:
-            rest = whole % size // part
-            return f"{whole // size} {unit}" + (f" {rest} {of_part}" if rest else "")
-    return f"{whole} s"
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= _NAME_LENGTH else f"{name[: _NAME_LENGTH - 1]}…"
-
-
-def _clean(text: str) -> str:
-    """Others chose these names: no line breaks, and nothing that a terminal would obey."""
-    return "".join(char if char.isprintable() else "?" for char in text.rstrip())

@@ -14,7 +14,7 @@ import yaml
 
 from agent import config
 from agent.api.client import Client, open_client
-from agent.cli import fleet
+from agent.cli import fleet, fleet_tables
 from agent.cli.group import HELP, AgentCommand, Invocation
 from agent.errors import UsageError
 from agent.models import Json
@@ -71,8 +71,8 @@ def tables(workers_answer: Json, queues_answer: Json, *, now: datetime) -> str:
     workers = fleet.workers_in(workers_answer)
     queues = fleet.queues_in(workers, queues_answer)
     paragraphs = (
-        fleet.worker_table(workers, now=now) if workers else "The server knows no worker.",
-        fleet.queue_table(queues) if queues else "There are no queues.",
-        "\n".join(f"Warning: {text}" for text in fleet.warnings(workers, queues)),
+        fleet_tables.worker_table(workers, now=now) if workers else "The server knows no worker.",
+        fleet_tables.queue_table(queues) if queues else "There are no queues.",
+        "\n".join(f"Warning: {text}" for text in fleet_tables.warnings(workers, queues)),
     )
     return "\n\n".join(filter(None, paragraphs))

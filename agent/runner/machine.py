@@ -25,6 +25,9 @@ class GpuStats(Protocol):
 
     def sample(self) -> Json: ...
 
+    def close(self) -> None:
+        """Let go of the driver."""
+
 
 class OneAtATime:
     """The same readings for several readers in threads of their own: a driver is asked by one at a time."""
@@ -36,6 +39,10 @@ class OneAtATime:
     def sample(self) -> Json:
         with self._lock:
             return self._gpus.sample()
+
+    def close(self) -> None:
+        with self._lock:
+            self._gpus.close()
 
 
 class MachineSampler:

@@ -131,9 +131,6 @@ class RunDirectory:
         """Have the directory, even if somebody has removed it under the run: its end has to be noted and reported."""
         self.console.mkdir(parents=True, exist_ok=True, mode=0o700)
 
-    def drop_workspace(self) -> None:
-        shutil.rmtree(self.workspace, ignore_errors=True)
-
     def remove(self) -> None:
         shutil.rmtree(self.path, ignore_errors=True)
 

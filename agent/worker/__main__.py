@@ -92,9 +92,11 @@ def _gpu_sampler(settings: Settings) -> GpusFor:
 
     def gpus_for(environment: Mapping[str, str]) -> GpuStats | None:
         from agent.gpu.stats import sampler_for
+        from agent.runner.machine import OneAtATime
 
         default = settings.agent.resource_monitoring.default_gpu_utilization
-        return sampler_for(environment, default_utilization=default)
+        gpus = sampler_for(environment, default_utilization=default)
+        return OneAtATime(gpus) if gpus is not None else None
 
     return gpus_for
 

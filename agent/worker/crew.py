@@ -37,23 +37,19 @@ LOOK_AT_BLOCKED_SECONDS = 5.0
 
 
 class Undivided:
-    """What must not be left half done: a claim between the pop and the start of its executor."""
+    """What must not be left half done: a claim between the pop and the start of its executor, one at a time."""
 
     def __init__(self) -> None:
-        self._count = 0
         self._done = asyncio.Event()
         self._done.set()
 
     @contextlib.contextmanager
     def __call__(self) -> Iterator[None]:
-        self._count += 1
         self._done.clear()
         try:
             yield
         finally:
-            self._count -= 1
-            if not self._count:
-                self._done.set()
+            self._done.set()
 
     async def wait(self) -> None:
         """Return when nothing is half done."""

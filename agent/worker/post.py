@@ -15,7 +15,7 @@ from agent.worker.identity import Identity
 from agent.worker.service import Supervisor
 from agent.worker.signals import Stop
 
-#: The readings of the GPUs that a task with these variables sees; None where there are none.
+#: The readings of the GPUs that a task with these variables sees, for any thread; None where there are none.
 GpusFor = Callable[[Mapping[str, str]], GpuStats | None]
 
 

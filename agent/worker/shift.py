@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -99,6 +100,10 @@ async def _as_sub_worker(post: Post, context: RunContext, slot: Slot) -> AsyncIt
         sampler=sampler_for(post.settings, gpus),
         interval_seconds=interval,
     )
-    async with beside(presence.run()):
-        yield replace(context, announce=presence.announce, sampler=sampler_for(post.settings, gpus))
-    await presence.unregister()  # not where the run is left behind
+    try:
+        async with beside(presence.run()):
+            yield replace(context, announce=presence.announce, sampler=sampler_for(post.settings, gpus))
+        await presence.unregister()  # not where the run is left behind
+    finally:
+        if gpus is not None:
+            await asyncio.to_thread(gpus.close)

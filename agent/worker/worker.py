@@ -26,7 +26,6 @@ from agent.models import WorkerSetup
 from agent.runner import recovery
 from agent.runner.claim import Source
 from agent.runner.lifecycle import EXECUTOR_GRACE_SECONDS
-from agent.runner.machine import OneAtATime
 from agent.runner.rundir import Runs
 from agent.runtimes.base import Runtime
 from agent.worker.crew import Crew
@@ -79,7 +78,7 @@ async def run_worker(
                     runs=Runs(Path(settings.agent.state_dir).expanduser() / "runs"),
                     supervisor=supervisor,
                     stop=stop,
-                    gpus=OneAtATime(gpus) if gpus is not None else None,
+                    gpus=gpus,
                     gpus_for=gpus_for,
                     environ=for_children(os.environ if environ is None else environ),
                 )

@@ -10,6 +10,7 @@ import click
 from agent.errors import AgentError, GpusUnknown
 from agent.gpu.model import Unknown
 from agent.gpu.wire import host_to_json
+from agent.table import table
 from supervisor_gen import state
 from supervisor_gen.apply import Change, Result, apply, change_for, write
 from supervisor_gen.cli.options import (
@@ -25,7 +26,6 @@ from supervisor_gen.preflight import check
 from supervisor_gen.steps import Action
 from supervisor_gen.supervisors import HIDDEN, supervisor_for
 from supervisor_gen.supervisors.systemd import enable_in
-from supervisor_gen.table import table
 from supervisor_gen.writer import unified_diff
 
 #: How long the driver may take to answer at boot.

@@ -11,9 +11,9 @@ import click
 from agent.errors import GpusUnknown
 from agent.gpu.model import Gpu, Gpus, LostGpu, NoGpus, Unknown
 from agent.gpu.wire import Described, host_to_json
+from agent.table import table
 from supervisor_gen.cli.options import waiting_option
 from supervisor_gen.cli.sources import one_host
-from supervisor_gen.table import table
 
 HEADS = ("GPU", "UUID", "MODEL", "MEMORY", "BUS", "NODE", "NUMA", "CPUS", "PEERS")
 

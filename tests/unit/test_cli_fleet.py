@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from agent.cli import fleet
-from agent.cli.fleet import MOST_ENTRIES, Gpus, queue_table, queues_in, state_text, warnings, with_states, workers_in
+from agent.cli import fleet, fleet_tables
+from agent.cli.fleet import MOST_ENTRIES, Gpus, queues_in, with_states, workers_in
+from agent.cli.fleet_tables import queue_table, state_text, warnings
 from agent.cli.listing import Form, form_for, tables
 from agent.errors import UsageError
 
@@ -234,7 +235,7 @@ def test_worker_table_says_everything_in_a_line() -> None:
         wire("h:gpu2", queues=queues[1:], system_tags=["duplicate-id"]),
         {"id": "h:0"},
     )
-    assert fleet.worker_table(workers, now=NOW, zone=UTC).splitlines() == [
+    assert fleet_tables.worker_table(workers, now=NOW, zone=UTC).splitlines() == [
         "Worker                 State              Task         Running for  Queues                    "
         "GPUs                 Reported",
         "h:0                    idle                                                                   "
@@ -249,7 +250,7 @@ def test_worker_table_says_everything_in_a_line() -> None:
 
 def test_names_cannot_steer_a_terminal_or_break_a_line() -> None:
     workers = read(wire("h", "waiting: \x1b[31mred", task={"id": "t", "name": "a\nb\u202e" + "x" * 100}))
-    lines = fleet.worker_table(workers, now=NOW).splitlines()
+    lines = fleet_tables.worker_table(workers, now=NOW).splitlines()
     assert len(lines) == 2
     assert "waiting: ?[31mred" in lines[1]
     assert "t a?b?xxx" in lines[1]
@@ -270,7 +271,7 @@ def test_names_cannot_steer_a_terminal_or_break_a_line() -> None:
 )
 def test_age_of_a_report_has_two_units_at_most(seconds: float, said: str) -> None:
     (worker,) = read(wire("w", last_report_time=(NOW - timedelta(seconds=seconds)).isoformat()))
-    assert fleet.worker_table([worker], now=NOW).endswith(f"{said} ago")
+    assert fleet_tables.worker_table([worker], now=NOW).endswith(f"{said} ago")
 
 
 def test_tables_come_with_their_warnings_below() -> None:

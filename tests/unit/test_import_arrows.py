@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).parent.parent.parent
 
 #: What everything in the agent may use; these import nothing of ours but each other.
-COMMON = {"models", "states", "errors", "logs", "journal", "files", "hours", "schedule"}
+COMMON = {"models", "states", "errors", "logs", "journal", "files", "hours", "schedule", "table"}
 
 #: Who may import whom, besides itself and COMMON. A room that is missing here fails the test below.
 ARROWS: dict[str, set[str]] = {
@@ -36,10 +36,11 @@ ARROWS: dict[str, set[str]] = {
     "journal": set(),
     "hours": set(),
     "schedule": set(),
+    "table": set(),
 }
 
 #: What the generator may use of the agent: its GPUs, and nothing above them.
-FOR_THE_GENERATOR = {"gpu", "config", "errors", "files", "hours"}
+FOR_THE_GENERATOR = {"gpu", "config", "errors", "files", "hours", "table"}
 
 #: Heavy to import: an idle daemon and an executor that is started per task must do without.
 HEAVY = {

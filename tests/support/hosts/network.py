@@ -60,7 +60,7 @@ class Network:
 @contextmanager
 def host_network() -> Iterator[Network]:
     """A network of our own. Ordinary users' sessions skip here, because only root can boot hosts."""
-    if os.geteuid():
+    if os.geteuid():  # nothing that could be installed: namespaces, bridges and device nodes are root's to make
         pytest.skip("booting hosts needs root")
     if missing := [program for program in PROGRAMS if shutil.which(program) is None]:
         pytest.fail(f"missing: {', '.join(missing)}: `make test` installs the Debian packages that have them")
