@@ -21,7 +21,8 @@ def worker_table(workers: Iterable[Worker], *, now: datetime, zone: tzinfo | Non
 
 def queue_table(queues: Iterable[Queue]) -> str:
     """A line per queue."""
-    return table(("Queue", "Waiting", "Workers", "Tags", "Next task"), map(_queue_line, queues))
+    heads = ("Queue", "Waiting", "Workers", "Tags", "Next task")
+    return table(heads, (_cleaned(_queue_line(queue)) for queue in queues))
 
 
 def warnings(workers: Iterable[Worker], queues: Iterable[Queue]) -> list[str]:

@@ -255,6 +255,13 @@ def test_names_cannot_steer_a_terminal_or_break_a_line() -> None:
     assert "waiting: ?[31mred" in lines[1]
     assert "t a?b?xxx" in lines[1]
     assert "x…" in lines[1]
+    queues = queues_in(
+        workers, {"queues": [{"id": "q", "name": "night\x1b[2J\nshift", "tags": ["a\rb"], "entries": []}]}
+    )
+    shown = queue_table(queues).splitlines()
+    assert len(shown) == 2
+    assert "night?[2J?shift" in shown[1]
+    assert "a?b" in shown[1]
 
 
 @pytest.mark.parametrize(
