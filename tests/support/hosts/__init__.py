@@ -18,6 +18,9 @@ Which limits the kernel enforces depends on the control groups that a host is bo
 
 `MODES` are those that this machine can boot: hybrid needs cgroup v1, which a machine with cgroup2 alone does not have.
 
+`network.boot(name, init="plain")` is a host without systemd: a few lines of shell as PID 1, and sshd. On any host,
+`allow_ssh` lets an operator in who becomes root with sudo, as configuration management does.
+
 Everything a session leaves on the machine (mounts, network namespaces, a bridge, control groups, processes) is
 registered before it is made (`machine`): it goes at the end of the session, and if that was killed with the next one.
 
@@ -25,8 +28,20 @@ Hosts are booted by root only. Other people's sessions skip these tests; root's 
 """
 
 from support.hosts.gpus import install_gpus, set_gpus
-from support.hosts.host import MODES, Host, Mode
+from support.hosts.host import MODES, OPERATOR, Host, Init, Mode
 from support.hosts.network import Network, host_network
 from support.hosts.product import PRODUCT, product
 
-__all__ = ["MODES", "PRODUCT", "Host", "Mode", "Network", "host_network", "install_gpus", "product", "set_gpus"]
+__all__ = [
+    "MODES",
+    "OPERATOR",
+    "PRODUCT",
+    "Host",
+    "Init",
+    "Mode",
+    "Network",
+    "host_network",
+    "install_gpus",
+    "product",
+    "set_gpus",
+]

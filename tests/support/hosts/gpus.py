@@ -17,6 +17,8 @@ DESCRIPTION = "/etc/fake-nvml.conf"  # where the stand-in looks when no variable
 NODES = "/etc/tmpfiles.d/fake-nvidia.conf"
 MIG_MINORS = "/etc/fake-nvidia/nvidia-caps/mig-minors"
 MOUNT = "/etc/systemd/system/proc-driver.mount"
+FSTAB = "/etc/fstab"
+FSTAB_LINE = "/etc/fake-nvidia /proc/driver none bind 0 0\n"  # systemd heeds no line for a place below /proc
 
 # NVIDIA's own number; the other two are given out when the driver is loaded, these are ones that nobody has here.
 GPU_MAJOR, UVM_MAJOR, CAPS_MAJOR = 195, 508, 507
@@ -44,10 +46,14 @@ def install_gpus(host: Host, description: Path | str) -> None:
     """Give a running host the GPUs of a description (a file of support.fake_nvml.CONFIGS, or text in that format)."""
     host.push(library_folder() / LIBRARY, f"/usr/local/lib/{LIBRARY}")
     host.run("ldconfig")
-    host.write(MOUNT, MOUNT_UNIT)
     set_gpus(host, description)
-    host.systemctl("daemon-reload")
-    host.systemctl("enable", "--quiet", "--now", "proc-driver.mount")
+    if host.init == "plain":
+        host.write(FSTAB, FSTAB_LINE)
+        host.run("mount", "-a")
+    else:
+        host.write(MOUNT, MOUNT_UNIT)
+        host.systemctl("daemon-reload")
+        host.systemctl("enable", "--quiet", "--now", "proc-driver.mount")
 
 
 def set_gpus(host: Host, description: Path | str) -> None:

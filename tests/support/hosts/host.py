@@ -7,6 +7,7 @@ import os
 import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import uuid
 from collections.abc import Callable, Mapping
@@ -19,12 +20,15 @@ from support.agent import wait_for
 from support.hosts.machine import Session, command, make_cgroup, mounts_below, remove_cgroups
 from support.hosts.rootfs import INIT_PATH
 
+Init = Literal["systemd", "plain"]
 Mode = Literal["unified", "hybrid"]
 #: What this machine can boot; the file is there where cgroup2 is all there is.
 MODES: tuple[Mode, ...] = ("unified",) if Path("/sys/fs/cgroup/cgroup.controllers").exists() else ("unified", "hybrid")
 
 BOOT_SECONDS = 60.0
 OFF_SECONDS = 30.0
+#: Who administers a host over ssh, as a person with sudo and without a password.
+OPERATOR = "operator"
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 #: 133 is how nspawn ends when the host rebooted itself; everything else is the end.
 LAUNCHER = """
@@ -36,6 +40,29 @@ while :; do
     [ "$status" = 133 ] || exit "$status"
 done
 """
+#: PID 1 of a host without systemd: as little as a SysV init does. It reaps orphans while it waits. sshd comes last, so
+#: that it answers once everything else has been started.
+PLAIN_INIT = """\
+#!/bin/sh
+trap 'kill -TERM -1; sleep 0.2; exit 0' TERM
+systemd-tmpfiles --create --remove --boot 2>/dev/null
+rm -f /run/nologin  # which says that systemd has not finished booting
+mount -a
+for script in /etc/rc2.d/S*; do
+    case $script in
+    *ssh | *dbus) ;;
+    *) "$script" start ;;
+    esac
+done
+[ ! -x /etc/rc.local ] || /etc/rc.local
+mkdir -p /run/sshd
+/usr/sbin/sshd
+while :; do
+    sleep infinity &
+    wait
+done
+"""
+PLAIN_INIT_PATH = "/sbin/init"
 
 
 class Host:
@@ -50,11 +77,13 @@ class Host:
         address: str,
         veth: str,
         mode: Mode,
+        init: Init,
         read_only: Mapping[Path, str],
     ) -> None:
         self.name = name
         self.address = address
         self.mode = mode
+        self.init = init
         self._session = session
         self._root_filesystem = root_filesystem
         self._veth = veth
@@ -69,7 +98,7 @@ class Host:
     # --- life
 
     def boot(self) -> None:
-        """Switch it on and wait until systemd says that everything is up."""
+        """Switch it on and wait until systemd says that everything is up; without systemd, until ssh answers."""
         if not self._folder.exists():
             self._make_disk()
             self._connect()
@@ -81,13 +110,20 @@ class Host:
 
     def reboot(self) -> None:
         """`systemctl reboot`: what runs is stopped in order, and the host comes back with its disk."""
+        if self.init == "plain":
+            self.power_off()
+            self.boot()
+            return
         before = self.leader()
         self.systemctl("reboot", check=False)  # it may be gone before it can answer
         self._wait_until_up(before=before)
 
     def power_off(self) -> None:
         """`systemctl poweroff`; `boot` switches it on again."""
-        self.systemctl("poweroff", check=False)
+        if self.init == "plain":
+            os.kill(self.leader(), signal.SIGTERM)
+        else:
+            self.systemctl("poweroff", check=False)
         self._wait_until_off()
 
     def crash(self) -> None:
@@ -124,6 +160,16 @@ class Host:
         (self._disk / "etc/hostname").write_text(f"{self.name}\n")
         (self._disk / "etc/hosts").write_text(f"127.0.0.1 localhost\n127.0.1.1 {self.name}\n")
         (self._disk / "etc/machine-id").write_text(f"{uuid.uuid4().hex}\n")  # else the first boot enables units
+        if self.init == "plain":
+            self._take_systemd_away()
+
+    def _take_systemd_away(self) -> None:
+        """What tells programs that a host is run by systemd. Its helpers that work without it may stay."""
+        for place in ("bin/systemctl", "bin/journalctl", "sbin/init"):
+            (self._disk / "usr" / place).unlink()
+        init = self._disk / "usr" / PLAIN_INIT_PATH.lstrip("/")
+        init.write_text(PLAIN_INIT)
+        init.chmod(0o755)
 
     def _connect(self) -> None:
         inside = ("ip", "-n", self._namespace)
@@ -157,7 +203,7 @@ class Host:
         }
         with self._console.open("ab") as console:
             self._launcher = subprocess.Popen(
-                ["sh", "-c", LAUNCHER, "launcher", *options, INIT_PATH],
+                ["sh", "-c", LAUNCHER, "launcher", *options, PLAIN_INIT_PATH if self.init == "plain" else INIT_PATH],
                 env=environ,
                 stdin=subprocess.DEVNULL,
                 stdout=console,
@@ -175,6 +221,8 @@ class Host:
                 raise AssertionError(f"{self.name} did not boot:\n{self.console()}")
             if self._find_leader() in (None, before):
                 return False
+            if self.init == "plain":
+                return self.answers_ssh()
             state = self.run("systemctl", "is-system-running", check=False).stdout.strip()
             return state in ("running", "degraded")
 
@@ -202,6 +250,25 @@ class Host:
                 if len(numbers) > 1 and numbers[-1] == "1":
                     return each.pid
         return None
+
+    # --- ssh
+
+    def allow_ssh(self, public_key: str) -> None:
+        """Let OPERATOR log in with this key from now on, after a reboot too, and become root with sudo."""
+        self.run("useradd", "--create-home", "--shell=/bin/bash", f"--gid={OPERATOR}", OPERATOR)  # Debian has the group
+        home = f"/home/{OPERATOR}"
+        self.write(f"{home}/.ssh/authorized_keys", f"{public_key.strip()}\n", mode=0o600)
+        self.run("chown", "-R", f"{OPERATOR}:{OPERATOR}", home)
+        self.write(f"/etc/sudoers.d/{OPERATOR}", f"{OPERATOR} ALL=(ALL) NOPASSWD: ALL\n", mode=0o440)
+        if self.init == "systemd":
+            self.systemctl("enable", "--quiet", "--now", "ssh.service")
+        self.wait_for(self.answers_ssh, what="sshd answers")
+
+    def answers_ssh(self) -> bool:
+        """Whether sshd greets this machine."""
+        with suppress(OSError), socket.create_connection((self.address, 22), timeout=1) as connection:
+            return connection.recv(4) == b"SSH-"
+        return False
 
     # --- commands
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
+import unittest
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
 from support.apiserver import ServerProcess
 from support.hosts import machine, product
-from support.hosts.host import Host, Mode
+from support.hosts.host import Host, Init, Mode
 from support.hosts.machine import Session, command
 from support.hosts.rootfs import cache, root_filesystem
 
@@ -26,7 +27,7 @@ class Network:
         self.bridge = session.label
         self._prefix = f"10.214.{session.number}"
         self.address = f"{self._prefix}.1"
-        self._booted = 0
+        self._numbers = itertools.count(1)  # threads may boot hosts side by side
 
     def server(self, data: Path | None = None, *, env: Mapping[str, str] | None = None) -> ServerProcess:
         """Our server where the hosts reach it; its `conf_path` names that address."""
@@ -34,21 +35,30 @@ class Network:
 
     @contextmanager
     def boot(
-        self, name: str = "host", *, mode: Mode = "unified", read_only: Mapping[Path, str] | None = None
+        self,
+        name: str = "host",
+        *,
+        mode: Mode = "unified",
+        init: Init = "systemd",
+        installed: bool = True,
+        read_only: Mapping[Path, str] | None = None,
     ) -> Iterator[Host]:
         """A running host of that name, gone with its disk at the end.
 
-        `read_only` are folders of this machine, by the place where the host sees them; /opt/gpufleet always is.
+        `read_only` are folders of this machine, by the place where the host sees them; so is /opt/gpufleet, unless
+        the product is not `installed` yet.
         """
-        self._booted += 1
+        number = next(self._numbers)
+        opt_gpufleet = {product.product(): product.PLACE} if installed else {}
         host = Host(
             name,
             session=self.session,
             root_filesystem=root_filesystem(),
-            address=f"{self._prefix}.{10 + self._booted}",
-            veth=f"{self.bridge}v{self._booted}",
+            address=f"{self._prefix}.{10 + number}",
+            veth=f"{self.bridge}v{number}",
             mode=mode,
-            read_only={product.product(): product.PLACE} | dict(read_only or {}),
+            init=init,
+            read_only=opt_gpufleet | dict(read_only or {}),
         )
         try:
             host.boot()
@@ -59,11 +69,11 @@ class Network:
 
 @contextmanager
 def host_network() -> Iterator[Network]:
-    """A network of our own. Ordinary users' sessions skip here, because only root can boot hosts."""
+    """A network of our own. Ordinary users' tests are skipped here, because only root can boot hosts."""
     if os.geteuid():  # nothing that could be installed: namespaces, bridges and device nodes are root's to make
-        pytest.skip("booting hosts needs root")
+        raise unittest.SkipTest("booting hosts needs root")  # pytest takes it for a skip, a program for an error
     if missing := [program for program in PROGRAMS if shutil.which(program) is None]:
-        pytest.fail(f"missing: {', '.join(missing)}: `make test` installs the Debian packages that have them")
+        raise RuntimeError(f"missing: {', '.join(missing)}: `make test` installs the Debian packages that have them")
     with machine.session(cache()) as session:
         command("ip", "link", "add", session.label, "type", "bridge")
         network = Network(session)

@@ -19,13 +19,19 @@ from support.hosts.machine import command
 CACHE_VARIABLE = "GPUFLEET_TEST_HOSTS"
 _ROOT = Path(__file__).parents[3]
 
+#: Without python3-venv on purpose: there are such hosts, and what installs the product has to cope.
 PACKAGES = (
+    "apt",
     "ca-certificates",
     "dbus",
+    "git",
     "iproute2",
     "libnss-systemd",
+    "openssh-server",
     "procps",
     "python3",
+    "python3-apt",
+    "sudo",
     "systemd",
     "systemd-sysv",
 )
@@ -88,6 +94,8 @@ def _build(folder: Path) -> None:
     init.write_text(INIT)
     init.chmod(0o755)
     (folder / "opt/gpufleet").mkdir()
+    for link in ("multi-user.target.wants/ssh.service", "sshd.service"):  # only some hosts run it
+        (folder / "etc/systemd/system" / link).unlink(missing_ok=True)
     (folder / "var/log/journal").mkdir(exist_ok=True)  # the journal outlives a reboot
     for name in ("etc/resolv.conf", "etc/machine-id"):
         (folder / name).unlink(missing_ok=True)
