@@ -9,12 +9,12 @@ any point and run again.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from supervisor_gen import state
+from supervisor_gen import holds, state
 from supervisor_gen.drain import Drain, Say
 from supervisor_gen.emitters import Emitter
 from supervisor_gen.model import Files, HostPlan, Site
@@ -25,6 +25,8 @@ from supervisor_gen.writer import compare, files_on_disk, remove_files, write_fi
 LOOK_SECONDS = 0.5
 #: What an agent without a task takes to leave; it is waited for in any case.
 IDLE_SECONDS = 2.0
+#: What is said of agents that take no task until they are resumed.
+HELD, HELD_AND_DRAINING = "held: left alone", "held: draining"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,18 +107,21 @@ def apply(
 ) -> Result:
     """Write, tell the supervisor, start, restart, drain; wait as far as asked to.
 
-    An agent whose GPU is still in the hands of one that drains is started when that has left.
+    An agent whose GPU is still in the hands of one that drains is started when that has left; one that is held, when it
+    is resumed.
     """
     result = Result()
+    held = frozenset(holds.read(change.root))
     left = set(change.agents(Action.REMOVE, Action.REPLACE))
     write(change, plan, emitter, site, draining=left)
     state.save(change.root, names_while(change, left), inventory)
     supervisor.prepare()
     supervisor.reload([step.agent for step in change.steps])
     states = supervisor.states([step.agent for step in change.steps])
-    due, restart = _to_start(change, states, result)
+    due, restart = _to_start(change, states, held, result)
     drain = Drain(supervisor, plan.host, Path(site.state_dir), say)
     drain.ask(left)
+    supervisor.drain([agent for agent, what in result.done.items() if what == HELD_AND_DRAINING])
     supervisor.restart(restart)
     expected = {*restart}
     began = ready_from = time.monotonic()
@@ -125,13 +130,13 @@ def apply(
             left -= ended
             write(change, plan, emitter, site, draining=left)
             state.save(change.root, names_while(change, left), inventory)
-            due += _after_drain(change, ended, supervisor, result)
-        if start := [agent for agent in due if not _is_held(change, agent, left)]:
+            due += _after_drain(change, ended, supervisor, held, result)
+        if start := [agent for agent in due if not _waits_for_gpu(change, agent, left)]:
             supervisor.start(start)
             due = [agent for agent in due if agent not in start]
             expected |= {*start}
             ready_from = time.monotonic()
-        _note_ready(supervisor.states(sorted(expected)), expected, result)
+        note_ready(supervisor.states(sorted(expected)), expected, result)
         now = time.monotonic()
         waits_for_tasks = left and (wait_for_tasks or now < began + IDLE_SECONDS)
         if not waits_for_tasks and not (expected and now < ready_from + ready_seconds):
@@ -144,24 +149,30 @@ def apply(
     return result
 
 
-def _after_drain(change: Change, ended: set[str], supervisor: Supervisor, result: Result) -> list[str]:
+def _after_drain(
+    change: Change, ended: set[str], supervisor: Supervisor, held: Collection[str], result: Result
+) -> list[str]:
     """Forget agents that are gone for good; those that come back with other devices are to be started."""
     replaced = sorted(ended & set(change.agents(Action.REPLACE)))
     removed = sorted(ended - set(replaced))
     supervisor.forget(removed)
+    holds.release(change.root, removed)
     supervisor.reload(replaced)
     result.done |= {**dict.fromkeys(removed, "removed"), **dict.fromkeys(replaced, "replaced")}
-    return replaced
+    result.done |= {agent: "held: replaced" for agent in replaced if agent in held}
+    return [agent for agent in replaced if agent not in held]
 
 
-def _is_held(change: Change, agent: str, draining: set[str]) -> bool:
+def _waits_for_gpu(change: Change, agent: str, draining: set[str]) -> bool:
     """Whether a device that `agent` is to have belongs to another agent that has not left yet."""
-    held = {uuid for other in draining - {agent} for uuid in change.names_before.get(other, ())}
-    return bool(held & {*change.names_after.get(agent, ())})
+    taken = {uuid for other in draining - {agent} for uuid in change.names_before.get(other, ())}
+    return bool(taken & {*change.names_after.get(agent, ())})
 
 
-def _to_start(change: Change, states: Mapping[str, State], result: Result) -> tuple[list[str], list[str]]:
-    """Which agents to start and which to restart. One that an operator has masked is left alone."""
+def _to_start(
+    change: Change, states: Mapping[str, State], held: Collection[str], result: Result
+) -> tuple[list[str], list[str]]:
+    """Which agents to start and which to restart. One that an operator has masked or holds is left alone."""
     start, restart = [], []
     for step in change.steps:
         condition = states[step.agent].condition
@@ -169,6 +180,8 @@ def _to_start(change: Change, states: Mapping[str, State], result: Result) -> tu
             continue
         if condition is Condition.MASKED:
             result.done[step.agent] = "masked: left alone"
+        elif step.agent in held:
+            result.done[step.agent] = HELD if condition in AT_REST else HELD_AND_DRAINING
         elif condition in AT_REST:
             start.append(step.agent)
             result.done[step.agent] = "started"
@@ -180,7 +193,8 @@ def _to_start(change: Change, states: Mapping[str, State], result: Result) -> tu
     return start, restart
 
 
-def _note_ready(states: Mapping[str, State], expected: set[str], result: Result) -> None:
+def note_ready(states: Mapping[str, State], expected: set[str], result: Result) -> None:
+    """Take those that have come up, or failed, out of `expected`."""
     for agent, found in states.items():
         if found.condition is Condition.RUNNING:
             expected.discard(agent)

@@ -67,9 +67,15 @@ class Drain:
 
 def has_unfinished(state_dir: Path, host: str, agent: str) -> bool:
     """Whether a run of this agent waits to be accounted for (docs/architecture.md, "The run directory")."""
+    return bool(unfinished(state_dir, host, agent))
+
+
+def unfinished(state_dir: Path, host: str, agent: str) -> tuple[str, ...]:
+    """The ids of the tasks whose runs wait to be accounted for."""
     worker = f"{host}:{agent}"
     runs = state_dir.parent.glob(f"{state_dir.name}*/runs")  # an agent with another user has another directory
-    return any(_owner(claim) == worker for folder in runs for claim in folder.glob("*/claim.json"))
+    claims = (claim for folder in runs for claim in folder.glob("*/claim.json"))
+    return tuple(sorted({claim.parent.name.rpartition(".")[0] for claim in claims if _owner(claim) == worker}))
 
 
 def _owner(claim: Path) -> str:

@@ -9,11 +9,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from agent import __version__
+
 DEFAULT_USER = "clearml"
 DEFAULT_CONFIG_FILE = "/etc/gpufleet/clearml.conf"
 #: Variables that the generator sets for an agent itself; a topology may not.
 OWN_VARIABLES = frozenset(
-    {"CLEARML_AGENT_OPTIONS", "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "NVIDIA_VISIBLE_DEVICES"}
+    {
+        *("CLEARML_AGENT_OPTIONS", "CLEARML_AGENT_HOLD_FILE", "GPUFLEET_VERSION"),
+        *("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "NVIDIA_VISIBLE_DEVICES"),
+    }
 )
 
 
@@ -177,13 +182,15 @@ class HostPlan:
 class Site:
     """How this host is laid out: the clearml-agent that is started, and (under supervisord; systemd's units have theirs
     written in them) where agents keep their state and their logs, and the signal that stops them: TERM leaves their
-    tasks running, INT ends them.
+    tasks running, INT ends them. Every agent's own file names the `version`, so that a newer one, or one that is rolled
+    back to, finds every agent changed.
     """
 
     program: str = "/opt/gpufleet/current/bin/clearml-agent"
     state_dir: str = "/var/lib/clearml-agent"
     log_dir: str = "/var/log/gpufleet"
     stop_signal: str = "TERM"
+    version: str = __version__
 
 
 @dataclass(frozen=True, slots=True)

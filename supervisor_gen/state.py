@@ -2,7 +2,8 @@
 
 `agents.json`     {"version": 1, "agents": {"gpu0": ["GPU-…"], …}}: names stay with their GPUs over changes of hardware
 `inventory.json`  as `supervisor-gen inventory --json` prints it: what the boot-time shim plans with
-`lock`            flocked while an `apply` is at work
+`held/NAME`       agents that take no task (`holds.py`)
+`lock`            flocked while an `apply` is at work, and while holds are written
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ Names = Mapping[str, tuple[str, ...]]
 
 FOLDER = "var/lib/gpufleet"
 VERSION = 1
+LOOK_SECONDS = 0.1
 
 
 def inventory_file(root: Path) -> Path:
@@ -67,8 +70,8 @@ def names_in(plan: HostPlan) -> dict[str, tuple[str, ...]]:
 
 
 @contextlib.contextmanager
-def locked(root: Path) -> Iterator[None]:
-    """Be the only `apply` of this root. Raises AgentError if another one is at work."""
+def locked(root: Path, *, patience_seconds: float = 0.0) -> Iterator[None]:
+    """Be the only one that changes this root. Raises AgentError if somebody else is at work for longer."""
     folder = root / FOLDER
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -77,15 +80,24 @@ def locked(root: Path) -> Iterator[None]:
         raise ConfigError(
             f"cannot write below {folder}: {(error.strerror or 'unknown').lower()}", hint="Run as root."
         ) from error
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
+    deadline = time.monotonic() + patience_seconds
+    while not (is_ours := _lock(descriptor)) and time.monotonic() < deadline:
+        time.sleep(LOOK_SECONDS)
+    if not is_ours:
         os.close(descriptor)
         raise AgentError(
             "another supervisor-gen apply is at work on this host",
             hint=f"It may be waiting for tasks to end; `fuser {folder / 'lock'}` names it.",
-        ) from error
+        )
     try:
         yield
     finally:
         os.close(descriptor)
+
+
+def _lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

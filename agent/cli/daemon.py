@@ -40,6 +40,7 @@ from agent.gpu.visible import Visibility, parse_visibility
 from agent.models import WorkerSetup
 from agent.process.procfs import start_ticks_of
 from agent.runner.rundir import Runs
+from agent.worker.hold import is_held
 from agent.worker.identity import file_name_of
 from agent.worker.marks import Drain
 
@@ -220,11 +221,11 @@ def _start(settings: Settings, wishes: Wishes, *, is_detached: bool) -> int:
 
 
 def finishes_only(settings: Settings, error: GpuSpecError) -> bool:
-    """Whether an agent whose GPU is gone still has to account for a task: it then starts drained, so that it takes no
-    other. Only an agent whose id is configured knows its tasks without knowing its GPUs.
+    """Whether an agent whose GPU is gone still has to account for a task, or is held and takes none anyway: it then
+    starts drained. Only an agent whose id is configured knows its tasks without knowing its GPUs.
     """
     worker, state = settings.agent.worker_id, Path(settings.agent.state_dir)
-    if not worker or not Runs(state / "runs").of_agent(worker):
+    if not worker or not (is_held(os.environ) or Runs(state / "runs").of_agent(worker)):
         return False
     log.warning("%s; finishing what the last task left, then leaving", error.message, extra={"action": "drain"})
     Drain(state_folder(settings, "workers") / f"{file_name_of(worker)}.lock").begin()

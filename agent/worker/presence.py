@@ -12,6 +12,7 @@ import contextlib
 import logging
 from collections.abc import Mapping, Sequence
 
+from agent import __version__
 from agent.api import workers
 from agent.api.client import AsyncClient
 from agent.errors import AgentError, ApiError
@@ -24,6 +25,8 @@ log = logging.getLogger(__name__)
 FIRST_REPORT_SECONDS = 3.0
 READINGS_SECONDS = 20.0
 SHORTEST_INTERVAL_SECONDS = 0.1
+#: A tag of every worker, by which a roll-out sees on any ClearML server who has come back with which version.
+VERSION_TAG = f"gpufleet {__version__}"
 
 
 class Presence:
@@ -119,7 +122,7 @@ class Presence:
 
     def _all_tags(self) -> tuple[str, ...]:
         stand = Stand(standing=Standing.DRAINING) if self._is_draining else self._stand
-        return tuple(dict.fromkeys(filter(None, (*self._tags, stand.tag))))
+        return tuple(dict.fromkeys(filter(None, (*self._tags, VERSION_TAG, stand.tag))))
 
     async def _readings(self) -> Json | None:
         """What the machine does; a sensor that fails, or a disk that hangs, costs the readings and not the report."""

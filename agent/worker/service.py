@@ -11,18 +11,24 @@ import asyncio
 import logging
 import os
 import socket
+import time
 from collections.abc import Mapping
 
 from agent.logs import current_redactor
+from agent.worker.hold import HOLD_FILE
 
 log = logging.getLogger(__name__)
 
 #: A service manager that does not take a datagram within this time hears it with the next one.
 SEND_SECONDS = 1.0
 PINGS_PER_WATCHDOG_TIME = 3
+#: supervisord takes a process that ends within its `startsecs` (1) for one that failed, and starts it again.
+STARTED_SECONDS = 1.5
 #: What is meant for the supervised process alone. A task that sent READY=1 or kept a socket of the service would
 #: speak in our name. INVOCATION_ID stays: it only names the run of the service.
-OURS = frozenset({"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "CREDENTIALS_DIRECTORY", "JOURNAL_STREAM"})
+OURS = frozenset(
+    {"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "CREDENTIALS_DIRECTORY", "JOURNAL_STREAM", HOLD_FILE}
+)
 OURS_PREFIX = "LISTEN_"
 
 
@@ -36,6 +42,8 @@ class Supervisor:
         self._is_heard = True
         self._text = ""
         self._is_draining = False
+        self._is_ready = False
+        self._began = time.monotonic()
         self.is_supervised = is_supervised or bool(address)
 
     @classmethod
@@ -51,6 +59,7 @@ class Supervisor:
 
     def ready(self) -> None:
         """The worker is registered: what waits for this unit may go on."""
+        self._is_ready = True
         self._send(READY="1")
 
     def status(self, text: str) -> None:
@@ -69,6 +78,15 @@ class Supervisor:
         self._is_draining = False
         self.status("ending the task, then leaving")
         self._send(EXTEND_TIMEOUT_USEC=str(int(seconds * 1e6)))
+
+    def drained(self) -> float:
+        """The agent leaves because it drains, perhaps without having been ready, which is no failed start: systemd has
+        to be told so. Returns for how many seconds supervisord has to see the process yet.
+        """
+        if not self._is_ready:
+            self.ready()
+        is_watched = self.is_supervised and not self._address
+        return max(0.0, self._began + STARTED_SECONDS - time.monotonic()) if is_watched else 0.0
 
     def stopping(self) -> None:
         """Only the last steps are left. From here on the service manager's stop time-out runs."""

@@ -29,6 +29,7 @@ from agent.runner.lifecycle import EXECUTOR_GRACE_SECONDS
 from agent.runner.rundir import Runs
 from agent.runtimes.base import Runtime
 from agent.worker.crew import Crew
+from agent.worker.hold import is_held
 from agent.worker.listening import resolve_queues
 from agent.worker.marks import Drain, Failures
 from agent.worker.poller import Outage
@@ -36,7 +37,7 @@ from agent.worker.post import GpusFor, Post, sampler_for
 from agent.worker.presence import Presence
 from agent.worker.service import Supervisor, for_children
 from agent.worker.shift import shift_for
-from agent.worker.signals import Stop, beside, listen_for_stop
+from agent.worker.signals import Stop, beside, listen_for_stop, unless
 from agent.worker.start import back_off, counted, prove, take_turn, when_reachable
 
 log = logging.getLogger(__name__)
@@ -65,6 +66,7 @@ async def run_worker(
     loop = asyncio.get_running_loop()
     loop.set_default_executor(ThreadPoolExecutor(THREADS))
     stop = listen_for_stop(loop)
+    surroundings = os.environ if environ is None else environ
     try:
         async with beside(supervisor.feed_watchdog()):
             identity = await take_turn(settings.agent, setup, supervisor, stop)
@@ -80,19 +82,23 @@ async def run_worker(
                     stop=stop,
                     gpus=gpus,
                     gpus_for=gpus_for,
-                    environ=for_children(os.environ if environ is None else environ),
+                    environ=for_children(surroundings),
                 )
-                await _hold(post)
+                await _hold(post, takes_none=is_held(surroundings))
+            if stop.drain.is_set():
+                await unless(asyncio.sleep(supervisor.drained()), stop.leave)
     finally:
         supervisor.stopping()
         client.close()
 
 
-async def _hold(post: Post) -> None:
+async def _hold(post: Post, *, takes_none: bool) -> None:
     """Be this worker until told to go, and leave the marks that the next agent of its id has to know of."""
     name_worker(post.identity.worker_id)
     failures, drain = Failures(post.identity.record), Drain(post.identity.record)
-    if drain.is_wanted():
+    if takes_none:
+        log.info("held: no task is taken until `supervisor-gen resume`", extra={"action": "held"})
+    if takes_none or drain.is_wanted():
         post.stop.wish_drain()
     try:
         with counted(failures, post.supervisor):

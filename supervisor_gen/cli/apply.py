@@ -11,9 +11,11 @@ from agent.errors import AgentError, GpusUnknown
 from agent.gpu.model import Unknown
 from agent.gpu.wire import host_to_json
 from agent.table import table
-from supervisor_gen import state
-from supervisor_gen.apply import Change, Result, apply, change_for, write
+from supervisor_gen import holds, state
+from supervisor_gen.apply import HELD, Change, Result, apply, change_for, write
 from supervisor_gen.cli.options import (
+    READY_TIMEOUT,
+    SUPERVISOR_CONFIG,
     Emission,
     Planned,
     Planning,
@@ -39,16 +41,9 @@ BOOT_SECONDS = 60
 @click.option(
     "--no-wait", is_flag=True, help="Do not wait for agents that finish a task first; the next apply goes on."
 )
-@click.option(
-    "--ready-timeout",
-    type=click.IntRange(min=0),
-    default=30,
-    show_default=True,
-    metavar="SECONDS",
-    help="How long to wait until started agents have registered.",
-)
+@READY_TIMEOUT
 @click.option("--boot", is_flag=True, help="As at boot: wait for nothing but the driver (a minute).")
-@click.option("--supervisor-config", metavar="FILE", help="The supervisord to talk to (with --format supervisord).")
+@SUPERVISOR_CONFIG
 @click.option("--json", "as_json", is_flag=True, help="Print what was done as JSON.")
 def command(
     *,
@@ -81,6 +76,7 @@ def command(
         if supervisor is None:
             write(change, found.plan, emitter, site, draining=())
             state.save(found.root, change.names_after, _inventory(found))
+            holds.release(found.root, change.agents(Action.REMOVE))
             if emission.format == "systemd":
                 enable_in(found.root)
             return _finish(found, Result(done=_would(change).done), as_json=as_json)
@@ -111,7 +107,21 @@ def _would(change: Change) -> Result:
         Action.REPLACE: "drain, then start with other devices",
         Action.REMOVE: "drain, then remove",
     }
-    return Result(done={step.agent: words[step.action] for step in change.steps})
+    held = holds.read(change.root)
+    drained = (Action.REPLACE, Action.REMOVE)
+    return Result(
+        done={
+            step.agent: HELD if step.agent in held and step.action not in drained else words[step.action]
+            for step in change.steps
+        }
+    )
+
+
+def refuse_failed(result: Result) -> None:
+    """Raise AgentError that names the agents that did not come up."""
+    if result.failed:
+        names = ", ".join(sorted(result.failed))
+        raise AgentError(f"not running: {names}", hint="Their logs say why: journalctl -u 'clearml-agent@*' -n 50")
 
 
 def _finish(found: Planned, result: Result, *, as_json: bool, change: Change | None = None) -> int:
@@ -135,9 +145,7 @@ def _finish(found: Planned, result: Result, *, as_json: bool, change: Change | N
             for agent in sorted({*result.done, *result.waiting, *result.failed})
         ]
         click.echo(table(("AGENT", "", "NOW"), rows))
-    if result.failed:
-        names = ", ".join(sorted(result.failed))
-        raise AgentError(f"not running: {names}", hint="Their logs say why: journalctl -u 'clearml-agent@*' -n 50")
+    refuse_failed(result)
     if found.plan.unknown:
         raise GpusUnknown(
             f"nobody can tell which GPUs this host has: {found.plan.unknown}",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from supervisor_gen.cli import apply, diff, emit, inventory, plan
+from supervisor_gen.cli import apply, diff, drain, emit, inventory, plan, resume, status
 
 HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
@@ -19,5 +19,5 @@ def group() -> None:
     """
 
 
-for module in (inventory, plan, emit, diff, apply):
+for module in (inventory, plan, emit, diff, apply, status, drain, resume):
     group.add_command(module.command)

@@ -17,7 +17,10 @@ from supervisor_gen import state
 from supervisor_gen.cli.sources import one_host
 from supervisor_gen.emitters import EMITTERS, Emitter
 from supervisor_gen.model import HostPlan, Site
+from supervisor_gen.operate import Scene
 from supervisor_gen.plan import plan_host
+from supervisor_gen.roster import chosen, roster_of
+from supervisor_gen.supervisors import supervisor_for
 from supervisor_gen.topology import read_topology
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -48,11 +51,29 @@ _STATE_DIR = click.option(
 _LOG_DIR = click.option(
     "--log-dir", default=Site().log_dir, metavar="DIR", help="Where agents log to (supervisord only)."
 )
+_GPU = click.option(
+    "--gpu",
+    "gpus",
+    multiple=True,
+    metavar="INDEX|UUID",
+    help="The agents that have this GPU, or a part of it; may be repeated.",
+)
 _STOP_SIGNAL = click.option(
     "--stop-signal",
     type=click.Choice(("TERM", "INT")),
     default=Site().stop_signal,
     help="What stops an agent (supervisord only): TERM leaves its task running, INT ends it, as fits a container.",
+)
+SUPERVISOR_CONFIG = click.option(
+    "--supervisor-config", metavar="FILE", help="The supervisord to talk to (with --format supervisord)."
+)
+READY_TIMEOUT = click.option(
+    "--ready-timeout",
+    type=click.IntRange(min=0),
+    default=30,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long to wait until started agents have registered.",
 )
 _WAIT_FOR_GPUS = click.option(
     "--wait-for-gpus",
@@ -127,6 +148,38 @@ def emitting_options(command: F) -> F:
         return command(emission=Emission(format=format_, emitter=EMITTERS[format_], site=site), **more)
 
     return cast(F, _with(with_emission, _STOP_SIGNAL, _LOG_DIR, _STATE_DIR, _PROGRAM, _FORMAT))
+
+
+def scene_options(command: F) -> F:
+    """Add the options that say which agents of which supervisor, and pass them as `scene`."""
+
+    @functools.wraps(command)
+    def with_scene(*, format_: str, supervisor_config: str | None, state_dir: str, root: str, **more: Any) -> Any:
+        place = Path(root).absolute()
+        site = Site(state_dir=state_dir)
+        scene = Scene(
+            root=place,
+            state_dir=Path(state_dir),
+            roster=roster_of(place, EMITTERS[format_]),
+            supervisor=supervisor_for(format_, root=place, configuration=supervisor_config, site=site),
+            say=lambda line: click.echo(line, err=True),
+        )
+        return command(scene=scene, **more)
+
+    return cast(F, _with(with_scene, _ROOT, _STATE_DIR, SUPERVISOR_CONFIG, _FORMAT))
+
+
+def choosing_options(command: F) -> F:
+    """Add the arguments that choose agents, and pass their names as `names`."""
+
+    @functools.wraps(command)
+    def with_names(*, scene: Scene, agents: tuple[str, ...], gpus: tuple[str, ...], **more: Any) -> Any:
+        names = chosen(scene.roster, agents, gpus)
+        if not names:
+            scene.say(f"no agent has GPU {', '.join(gpus)}" if gpus else "this host has no agents")
+        return command(scene=scene, names=names, **more)
+
+    return cast(F, _with(with_names, _GPU, click.argument("agents", nargs=-1, metavar="[AGENT]...")))
 
 
 def waiting_option(command: F) -> F:

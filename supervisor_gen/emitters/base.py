@@ -11,12 +11,21 @@ fence (`fence_in`): the agent is drained before such a change is written.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from agent.gpu.nvml import cpu_list
 from supervisor_gen.model import DEFAULT_USER, AgentSettings, Files, HostPlan, PlannedAgent, Site
 
 MARK = "# Made by supervisor-gen"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Written:
+    """What the file of an agent says of it: which version wrote it ("": an early one), and which queues it serves."""
+
+    version: str = ""
+    queues: tuple[str, ...] = ()
 
 
 class Emitter(Protocol):
@@ -41,6 +50,10 @@ class Emitter(Protocol):
 
     def fence_in(self, path: str, files: Files) -> tuple[str, ...]:
         """The lines of a file that say which devices an agent has and whom it runs as."""
+        ...
+
+    def written(self, agent: str, files: Files) -> Written:
+        """What the files say of an agent; nothing of one that has none."""
         ...
 
 
@@ -79,6 +92,16 @@ def options_for(agent: PlannedAgent) -> tuple[str, ...]:
     words += ["--uptime", *settings.uptime] if settings.uptime else []
     words += ["--downtime", *settings.downtime] if settings.downtime else []
     return (*words, *settings.options)
+
+
+def queues_in(words: Sequence[str]) -> tuple[str, ...]:
+    """The queues that `options_for` has written."""
+    queues: list[str] = []
+    for word in words[words.index("--queue") + 1 :] if "--queue" in words else ():
+        if word.startswith("-"):  # which no queue does
+            break
+        queues.append(word)
+    return tuple(queues)
 
 
 def visible_devices(agent: PlannedAgent) -> dict[str, str]:

@@ -11,12 +11,22 @@ import shlex
 from collections.abc import Sequence
 
 from agent.errors import ConfigError
-from supervisor_gen.emitters.base import has_own_user, header_for, options_for, visible_devices
+from supervisor_gen.emitters.base import (
+    Written,
+    has_own_user,
+    header_for,
+    options_for,
+    queues_in,
+    visible_devices,
+)
 from supervisor_gen.model import File, Files, HostPlan, PlannedAgent, Site
 
 FOLDER = "etc/supervisor/conf.d"
 _FILE = re.compile(rf"{FOLDER}/clearml-agent-([^/]+)\.conf")
 _FENCE = ("user=", "environment=")
+#: Of an agent that an operator holds (`supervisor_gen.holds`), wherever the root of the host is: supervisord puts the
+#: folder of the program's file in place of %(here)s.
+_HOLDS = "%(here)s/../../../var/lib/gpufleet/held"
 
 
 class Supervisord:
@@ -42,6 +52,13 @@ class Supervisord:
         lines = [line for line in file.text.splitlines() if line.startswith(_FENCE)] if file else []
         return tuple(re.sub(r".*(CUDA_VISIBLE_DEVICES=\"[^\"]*\").*", r"\1", line) for line in lines)
 
+    def written(self, agent: str, files: Files) -> Written:
+        file = files.get(f"{FOLDER}/clearml-agent-{agent}.conf")
+        lines = dict(line.partition("=")[::2] for line in file.text.splitlines()) if file else {}
+        version = re.search(r'GPUFLEET_VERSION="([^"]*)"', lines.get("environment", ""))
+        options = shlex.split(lines.get("command", "").replace("%%", "%"))
+        return Written(version=version[1] if version else "", queues=queues_in(options))
+
 
 def program_text(agent: PlannedAgent, host: str, site: Site) -> str:
     """The section of one agent.
@@ -54,13 +71,18 @@ def program_text(agent: PlannedAgent, host: str, site: Site) -> str:
     environment = {
         "CLEARML_WORKER_ID": f"{host}:{agent.name}",
         "STATE_DIRECTORY": site.state_dir,
+        "GPUFLEET_VERSION": site.version,
         **visible_devices(agent),
         **dict(sorted(settings.environment.items())),
     }
+    variables = [
+        f'CLEARML_AGENT_HOLD_FILE="{_HOLDS}/{agent.name}"',
+        *(f"{name}={_value(agent, name, value)}" for name, value in environment.items()),
+    ]
     lines = [
         f"[program:{agent.name}]",
         f"command={_line(agent, shlex.join(command))}",
-        "environment=" + ",".join(f"{name}={_value(agent, name, value)}" for name, value in environment.items()),
+        "environment=" + ",".join(variables),
         "directory=/",
         *([f"user={settings.user}"] if has_own_user(settings) else []),
         "autostart=true",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
@@ -14,11 +15,13 @@ from pathlib import Path
 from agent.errors import ConfigError
 from supervisor_gen.emitters.base import (
     MARK,
+    Written,
     cpus_for,
     has_own_user,
     header_for,
     numa_for,
     options_for,
+    queues_in,
     visible_devices,
 )
 from supervisor_gen.model import DEFAULT_CONFIG_FILE, File, Files, HostPlan, PlannedAgent, Site
@@ -68,7 +71,7 @@ class Systemd:
         for agent in plan.agents:
             files[f"{UNITS}/clearml-agents-{agent.name}.slice"] = File(slice_text(agent))
             files[f"{UNITS}/clearml-agent@{agent.name}.service.d/agent.conf"] = File(drop_in_text(agent))
-            files[f"{ENVIRONMENTS}/{agent.name}.env"] = File(environment_text(agent), 0o600)
+            files[f"{ENVIRONMENTS}/{agent.name}.env"] = File(environment_text(agent, site.version), 0o600)
         return dict(sorted(files.items()))
 
     def owner(self, path: str) -> str:
@@ -83,6 +86,13 @@ class Systemd:
     def fence_in(self, path: str, files: Files) -> tuple[str, ...]:
         file = files.get(path)
         return tuple(line for line in file.text.splitlines() if line.startswith(_FENCE)) if file else ()
+
+    def written(self, agent: str, files: Files) -> Written:
+        file = files.get(f"{ENVIRONMENTS}/{agent}.env")
+        lines = [line.partition("=") for line in file.text.splitlines()] if file else []
+        values = {name: plain_value(value) for name, equals, value in lines if equals}
+        options = shlex.split(values.get("CLEARML_AGENT_OPTIONS", ""))
+        return Written(version=values.get("GPUFLEET_VERSION", ""), queues=queues_in(options))
 
 
 def target_text(agents: Sequence[str]) -> str:
@@ -118,10 +128,11 @@ def drop_in_text(agent: PlannedAgent) -> str:
     )
 
 
-def environment_text(agent: PlannedAgent) -> str:
+def environment_text(agent: PlannedAgent, version: str) -> str:
     """The environment file: the options of the daemon, the devices for CUDA, and what the topology sets."""
     variables = {
         "CLEARML_AGENT_OPTIONS": " ".join(word_for(word) for word in options_for(agent)),
+        "GPUFLEET_VERSION": version,
         **visible_devices(agent),
         **dict(sorted(agent.settings.environment.items())),
     }
@@ -146,6 +157,13 @@ def value_for(value: str) -> str:
     if not set(value) & set("'\\"):
         return f"'{value}'"
     return '"' + re.sub(r'(["\\`$])', r"\\\1", value) + '"'
+
+
+def plain_value(value: str) -> str:
+    """Undo `value_for`."""
+    if value.startswith("'"):
+        return value[1:-1]
+    return re.sub(r"\\(.)", r"\1", value[1:-1]) if value.startswith('"') else value
 
 
 def _device_rules(agent: PlannedAgent) -> Iterator[str]:

@@ -10,6 +10,8 @@ from support.agent import agent_on, console_of, create_script, status_of, wait_f
 from support.apiserver import ServerProcess
 from support.plain_server import plain_server
 
+from agent.worker.presence import VERSION_TAG
+
 SCRIPT = """
 for n in range(50):
     print(f"line {n}", flush=True)
@@ -69,7 +71,7 @@ def test_queue_tags_and_hours_work_without_runtime_properties_and_that_is_said_o
         server.call("queues.update", queue=queue, tags=["force_workers:on"])
         wait_for_status(server, task, "completed")
         [worker] = server.call("workers.get_all", last_seen=0, worker_pattern="plain:0")["workers"]
-        assert worker["tags"] == ["closed"]
+        assert worker["tags"] == ["closed", VERSION_TAG]
         assert calls["workers.get_runtime_properties"] == 1
         assert agent.log.read_text().count("no runtime properties") == 1
 
