@@ -17,7 +17,16 @@ from typing import Any, Literal
 
 import psutil
 from support.agent import wait_for
-from support.hosts.machine import Session, command, make_cgroup, mounts_below, remove_cgroups
+from support.hosts.machine import (
+    REGISTRY,
+    Session,
+    command,
+    locked,
+    make_cgroup,
+    mounts_below,
+    remove_cgroups,
+    remove_links,
+)
 from support.hosts.rootfs import INIT_PATH
 
 Init = Literal["systemd", "plain"]
@@ -136,8 +145,9 @@ class Host:
         remove_cgroups(self._cgroups)
         if self._launcher is not None:
             self._launcher.wait(OFF_SECONDS)
+        remove_links(self._veth)
         if (Path("/run/netns") / self._namespace).exists():
-            command("ip", "netns", "delete", self._namespace)  # takes both ends of the link along
+            command("ip", "netns", "delete", self._namespace)
         for point in mounts_below(self._folder):
             command("umount", str(point))
         shutil.rmtree(self._folder, ignore_errors=True)
@@ -173,7 +183,8 @@ class Host:
 
     def _connect(self) -> None:
         inside = ("ip", "-n", self._namespace)
-        command("ip", "netns", "add", self._namespace)
+        with locked(REGISTRY / "netns"):  # two at once may both make /run/netns a mount point, and one name is lost
+            command("ip", "netns", "add", self._namespace)
         command("ip", "link", "add", self._veth, "type", "veth", "peer", "name", "host0", "netns", self._namespace)
         command("ip", "link", "set", self._veth, "master", self._session.label, "up")
         command(*inside, "link", "set", "lo", "up")

@@ -96,6 +96,7 @@ def _clear_what_killed_sessions_left() -> None:
 def clear(left: Session) -> None:
     """End and remove everything of a session. Asked again it does the same to what is still there."""
     remove_cgroups(left.cgroups)
+    remove_links(f"{left.label}v*")
     for namespace in sorted(Path("/run/netns").glob(f"{left.label}-*")):
         command("ip", "netns", "delete", namespace.name)
     if (Path("/sys/class/net") / left.label).exists():
@@ -107,12 +108,29 @@ def clear(left: Session) -> None:
     left.file.truncate()
 
 
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """However many sessions want the same thing at once, one makes it and the others find it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(f"{path}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 def command(*words: str) -> str:
     """Run a program of the system; its output, or an error that holds what it said."""
     done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"{' '.join(words)}: exit {done.returncode}: {done.stderr.strip()}")
     return done.stdout
+
+
+def remove_links(pattern: str) -> None:
+    """Links of this machine, with their other ends. A namespace that is removed takes its own along, but later on, and
+    the next session has the same names.
+    """
+    for link in Path("/sys/class/net").glob(pattern):
+        command("ip", "link", "delete", link.name)
 
 
 def mounts_below(folder: Path) -> list[Path]:

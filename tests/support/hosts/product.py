@@ -17,7 +17,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from support.hosts.rootfs import cache, locked
+from support.hosts.machine import locked
+from support.hosts.rootfs import cache
 
 PLACE = "/opt/gpufleet"
 PRODUCT = f"{PLACE}/current"

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-from support.hosts.machine import command
+from support.hosts.machine import command, locked
 
 #: Where root filesystems and the hosts' disks are. overlayfs refuses some filesystems (another overlay, network disks):
 #: then the variable names a folder on one that it takes.
@@ -51,15 +48,6 @@ INIT_PATH = "/sbin/test-host-init"
 def cache() -> Path:
     """The folder for everything that hosts need on a disk."""
     return Path(os.environ.get(CACHE_VARIABLE) or _ROOT / ".cache" / "hosts")
-
-
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """However many sessions want the same thing at once, one makes it and the others find it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(f"{path}.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def root_filesystem() -> Path:
