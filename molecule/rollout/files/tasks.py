@@ -19,7 +19,7 @@ URL = "http://127.0.0.1:8008/"
 SECONDS = 90
 COUNTS = """
 import itertools, os, time
-with open("/data/started", "a") as file:
+with open("/srv/started", "a") as file:
     file.write(os.environ["CLEARML_TASK_ID"] + "\\n")
 for number in itertools.count():
     print("tick", number, flush=True)
@@ -60,7 +60,8 @@ def await_(token, status, ids):
     deadline = time.monotonic() + SECONDS
     while True:
         found = {task: call("tasks.get_by_id", token, task=task)["task"]["status"] for task in json.loads(ids)}
-        if set(found.values()) == {status} or time.monotonic() > deadline:
+        is_over = not set(found.values()) & {"queued", "in_progress"}
+        if set(found.values()) == {status} or is_over or time.monotonic() > deadline:
             return found
         time.sleep(0.2)
 
@@ -70,8 +71,15 @@ def consoles(token, ids):
 
 
 def console(token, task):
-    events = call("events.get_task_log", token, task=task, batch_size=10000, order="asc", from_timestamp=0)["events"]
-    return "".join(event["msg"] if event["msg"].endswith("\n") else event["msg"] + "\n" for event in events)
+    """All of it, a page at a time; the next page begins behind the last time of the one before."""
+    text, after = "", 0
+    while True:
+        page = dict(task=task, from_timestamp=after, navigate_earlier=False, order="asc", batch_size=1000)
+        events = call("events.get_task_log", token, **page)["events"]
+        if not events:
+            return text
+        text += "".join(event["msg"].rstrip("\n") + "\n" for event in events)
+        after = events[-1]["timestamp"]
 
 
 command, *arguments = sys.argv[1:]
