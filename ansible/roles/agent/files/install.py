@@ -1,9 +1,9 @@
 """Installs one release of gpufleet into a folder of its own, or removes old ones. Standard library, Python 3.11.
 
-    python3 - install RELEASE REQUIREMENT WHEELS SHA256   from a folder of wheels, or with pip from its index (WHEELS is -)
+    python3 - install RELEASE REQUIREMENT WHEELS SHA256  from a folder of wheels; by pip from its index if WHEELS is -
     python3 - prune HOME KEEP             all but the newest KEEP and those in use; prints what was removed
 
-Run by Ansible with this text as standard input. A release without the file `.installed` is half of one: it is made anew.
+Run by Ansible with this text as standard input. A release without the file `.installed` is half of one, and made anew.
 """
 
 import glob
@@ -52,7 +52,8 @@ def run(*words):
 
 
 def prune(home, keep):
-    names = [name for name in os.listdir(home) if os.path.exists(os.path.join(home, name, ".installed"))]
+    folders = [entry.name for entry in os.scandir(home) if entry.is_dir(follow_symlinks=False)]
+    names = [name for name in folders if os.path.exists(os.path.join(home, name, ".installed"))]
     current = os.path.basename(os.readlink(os.path.join(home, "current")))
     by_age = sorted(names, key=lambda name: os.path.getmtime(os.path.join(home, name, ".installed")), reverse=True)
     kept = [current, *(name for name in by_age if name != current)][: max(int(keep), 1)]

@@ -58,7 +58,8 @@ def releases(home):
     """Versions that are installed completely."""
     if not os.path.isdir(home):
         return []
-    return sorted(name for name in os.listdir(home) if os.path.exists(os.path.join(home, name, ".installed")))
+    names = [entry.name for entry in os.scandir(home) if entry.is_dir(follow_symlinks=False)]
+    return sorted(name for name in names if os.path.exists(os.path.join(home, name, ".installed")))
 
 
 def wheel_of(release):
