@@ -75,6 +75,7 @@ dev) make_environment '.[dev]' ;;
 system)
     command -v gcc >/dev/null && [ -e /usr/include/stdio.h ] || need_packages "a stand-in for NVIDIA's library" gcc libc6-dev
     command -v ps >/dev/null || need_packages "tests that look at processes" procps
+    ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || need_packages "a server with PostgreSQL" postgresql
     [ -x /usr/sbin/sshd ] || need_packages "tests of git over ssh" openssh-server
     command -v systemd-analyze >/dev/null || need_packages "checks of unit files" systemd
     if [ "$(id -u)" = 0 ] && ! { command -v systemd-nspawn && command -v mmdebstrap && command -v ip; } >/dev/null; then

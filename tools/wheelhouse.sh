@@ -19,7 +19,7 @@ options=(-qq --disable-pip-version-check --only-binary=:all:)
 [ -z "${TARGET_PYTHON:-}" ] || options+=(--python-version "$TARGET_PYTHON")
 [ -z "${TARGET_PLATFORM:-}" ] || options+=(--platform "$TARGET_PLATFORM")
 say "downloading what it needs"
-.venv/bin/python -m pip download "${options[@]}" --dest "$unfinished" "$unfinished"/gpufleet-*.whl
+.venv/bin/python -m pip download "${options[@]}" --dest "$unfinished" "$(echo "$unfinished"/gpufleet-*.whl)[postgresql]"
 
 rm -rf "$folder"
 mv "$unfinished" "$folder"
