@@ -160,7 +160,7 @@ class _Reader:
             place=self._place(path),
             places={**default_places, **dict(self._places(given, path))},
             selector=self._selector(given.get("gpu", {}), (*path, "gpu")),
-            settings=self._settings(hocon.merge(defaults, given), path),
+            settings=self._settings(hocon.merge(_without_hours(defaults, given), given), path),
             **self._values(PLACING, given, path),
         )
 
@@ -228,3 +228,10 @@ class _Reader:
 def _dotted(path: tuple[Key, ...]) -> str:
     """A path as a person calls it within its entry: `gpu.model`."""
     return ".".join(str(key) for key in path if isinstance(key, str) and key not in ("agents", "defaults"))
+
+
+def _without_hours(defaults: Json, given: Json) -> Json:
+    """The defaults for an entry. Hours are one thing: one that has uptime or downtime has neither from there."""
+    if "uptime" not in given and "downtime" not in given:
+        return defaults
+    return {name: value for name, value in defaults.items() if name not in ("uptime", "downtime")}

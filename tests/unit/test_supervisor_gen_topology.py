@@ -72,6 +72,18 @@ def test_defaults_lie_under_every_entry_and_are_merged_with_its_sections() -> No
     assert found[1].settings.environment == {"A": "1", "B": "3"}
 
 
+@pytest.mark.parametrize("general", ["uptime", "downtime"])
+@pytest.mark.parametrize("own", ["uptime", "downtime"])
+def test_an_entry_with_hours_has_none_of_the_defaults(general: str, own: str) -> None:
+    [with_hours, without] = read(f"""
+        defaults {{ queues: [low], {general}: "20-23 SUN" }}
+        agents: [ {{ {own}: "10 MON" }}, {{ name: other }} ]
+    """).entries
+    for key in ("uptime", "downtime"):
+        assert getattr(with_hours.settings, key) == (("10 MON",) if key == own else ())
+        assert getattr(without.settings, key) == (("20-23 SUN",) if key == general else ())
+
+
 @pytest.mark.parametrize(
     ("text", "selector"),
     [
