@@ -5,7 +5,8 @@
     .venv/bin/python molecule/run.py --keep default     the hosts stay: look around, then `--destroy default`
 
 Everything that molecule and ansible write goes to .cache below this checkout, and nothing is asked of Galaxy. The hosts
-are gone afterwards whatever happened, Ctrl-C included, unless they are to be kept.
+are gone afterwards whatever happened, Ctrl-C included, unless they are to be kept. What they install is made of the
+present sources first: a wheelhouse (tools/wheelhouse.sh), whose folder the scenarios have from GPUFLEET_WHEELHOUSE.
 
 Two things are demanded of a scenario beyond molecule's own exit status: the check run after a converge finds nothing
 to change on any host, and every phase that the scenario's sequence names has run.
@@ -14,6 +15,8 @@ to change on any host, and every phase that the scenario's sequence names has ru
 from __future__ import annotations
 
 import argparse
+import fcntl
+import hashlib
 import json
 import os
 import shutil
@@ -34,9 +37,12 @@ ROOT = HERE.parent
 BIN = Path(sys.executable).parent
 CACHE = ROOT / ".cache" / "molecule"
 COLLECTION = ROOT / "ansible"
-BASE = HERE / "shared" / "base.yml"
+BASE = HERE / "common" / "base.yml"
 COLUMNS = ("create", "prepare", "converge", "idempotence", "check", "side_effect", "verify", "destroy")
 STOP_SECONDS = 15.0
+#: What a wheelhouse is made of.
+SOURCES = ("agent", "apiserver", "supervisor_gen", "systemd", "pyproject.toml", "README.md", "LICENSE", "tools/wheelhouse.sh")
+UNUSED_SECONDS = 2 * 3600
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,9 +83,10 @@ def main() -> int:
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
     results: list[Result] = []
+    wheels = wheelhouse()
     try:
         for scenario in scenarios:
-            results.append(run(scenario, keep=asked.keep))
+            results.append(run(scenario, wheels, keep=asked.keep))
     except KeyboardInterrupt:
         results.append(Result(scenario=scenario, seconds=0, phases=(), complaint="interrupted"))
         return 130
@@ -88,9 +95,10 @@ def main() -> int:
     return 1 if any(result.complaint for result in results) else 0
 
 
-def run(scenario: str, *, keep: bool) -> Result:
+def run(scenario: str, wheels: Path, *, keep: bool) -> Result:
     """One scenario from nothing to nothing; with `keep` its hosts stay."""
     end_hosts(scenario)
+    os.utime(wheels)
     folder = ephemeral(scenario)
     folder.mkdir(parents=True)
     link_collection()
@@ -100,7 +108,7 @@ def run(scenario: str, *, keep: bool) -> Result:
     words.append(f"--destroy={'never' if keep else 'always'}")
     began = time.monotonic()
     try:
-        status = run_to_end(words, environ(scenario, record))
+        status = run_to_end(words, environ(scenario, record, wheels))
         phases = tuple(phases_of(record))
         complaint = complaint_about(status, phases, expected=sequence_of(scenario, keep=keep))
         return Result(scenario=scenario, seconds=time.monotonic() - began, phases=phases, complaint=complaint)
@@ -115,7 +123,7 @@ def ephemeral(scenario: str) -> Path:
     return CACHE / scenario
 
 
-def environ(scenario: str, record: Path) -> dict[str, str]:
+def environ(scenario: str, record: Path, wheels: Path) -> dict[str, str]:
     """What molecule and ansible are told; a person's own settings of either are not heeded."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("ANSIBLE_", "MOLECULE_"))}
     colour = {} if sys.stdout.isatty() else {"NO_COLOR": "1", "ANSIBLE_NOCOLOR": "1"}
@@ -125,12 +133,41 @@ def environ(scenario: str, record: Path) -> dict[str, str]:
         "PATH": f"{BIN}:{os.environ['PATH']}",
         "ANSIBLE_HOME": str(ROOT / ".cache" / "ansible"),
         "ANSIBLE_COLLECTIONS_PATH": str(CACHE / "collections"),
-        "ANSIBLE_CALLBACK_PLUGINS": str(HERE / "shared" / "callback"),
+        "ANSIBLE_CALLBACK_PLUGINS": str(HERE / "common" / "callback"),
         "ANSIBLE_CALLBACKS_ENABLED": "phases",
         "GPUFLEET_PHASES": str(record),
+        "GPUFLEET_WHEELHOUSE": str(wheels),
         "MOLECULE_EPHEMERAL_DIRECTORY": str(ephemeral(scenario)),
         "MOLECULE_COMMAND_BORDERS": "0",
     }
+
+
+def wheelhouse() -> Path:
+    """A folder of wheels made of the sources as they are. Others may be at work with wheels of sources as they were: each
+    state has a folder of its own, which goes when nobody has asked for it of late.
+    """
+    place = CACHE / "wheelhouse"
+    folder = place / state_of_the_sources()
+    place.mkdir(parents=True, exist_ok=True)
+    with (place / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.exists():
+            subprocess.run([str(ROOT / "tools" / "wheelhouse.sh"), str(folder)], stdin=subprocess.DEVNULL, check=True)
+        os.utime(folder)
+        for old in place.glob("*/"):
+            if time.time() - old.stat().st_mtime > UNUSED_SECONDS:
+                shutil.rmtree(old, ignore_errors=True)
+    return folder
+
+
+def state_of_the_sources() -> str:
+    """The same for the same sources."""
+    digest = hashlib.sha256()
+    for source in (ROOT / name for name in SOURCES):
+        for path in sorted(source.rglob("*")) if source.is_dir() else [source]:
+            if path.is_file() and "__pycache__" not in path.parts:
+                digest.update(f"{path.relative_to(ROOT)}\0".encode() + path.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 def link_collection() -> None:

@@ -8,9 +8,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ansible.plugins.callback import CallbackBase
-
 from ansible import context
+from ansible.plugins.callback import CallbackBase
 
 DOCUMENTATION = """
 name: phases
