@@ -74,7 +74,7 @@ def console(token, task):
     """All of it, a page at a time; the next page begins behind the last time of the one before."""
     text, after = "", 0
     while True:
-        page = dict(task=task, from_timestamp=after, navigate_earlier=False, order="asc", batch_size=1000)
+        page = {"task": task, "from_timestamp": after, "navigate_earlier": False, "order": "asc", "batch_size": 1000}
         events = call("events.get_task_log", token, **page)["events"]
         if not events:
             return text
