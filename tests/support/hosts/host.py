@@ -165,6 +165,7 @@ class Host:
     def _make_disk(self) -> None:
         for folder in (self._disk, self._folder / "upper", self._folder / "work"):
             folder.mkdir(parents=True)
+            folder.chmod(0o755)  # one of them is its /, for all of its users, whatever our umask is
         layers = f"lowerdir={self._root_filesystem},upperdir={self._folder / 'upper'},workdir={self._folder / 'work'}"
         command("mount", "-t", "overlay", self._namespace, "-o", layers, str(self._disk))
         (self._disk / "etc/hostname").write_text(f"{self.name}\n")
@@ -255,8 +256,12 @@ class Host:
         """The process below ours that is number 1 in a namespace of its own."""
         if self._launcher is None:
             return None
-        with suppress(psutil.NoSuchProcess, FileNotFoundError, ProcessLookupError):
-            for each in psutil.Process(self._launcher.pid).children(recursive=True):
+        try:
+            below = psutil.Process(self._launcher.pid).children(recursive=True)
+        except psutil.NoSuchProcess:
+            return None
+        for each in below:
+            with suppress(FileNotFoundError, ProcessLookupError):  # one that has just ended is not the one
                 numbers = _numbers_of(each.pid)
                 if len(numbers) > 1 and numbers[-1] == "1":
                     return each.pid
