@@ -9,16 +9,23 @@ MAKEFLAGS += --no-print-directory
 export UV_CACHE_DIR ?= $(CURDIR)/.cache/uv
 export PIP_CACHE_DIR ?= $(CURDIR)/.cache/pip
 
-BIN := .venv/bin
-RUNTIME := .venv/.installed-runtime
-DEV := .venv/.installed-dev
-PYTHON_FILES := agent apiserver supervisor_gen demo benchmarks tests
+# `make molecule ANSIBLE=2.16` (or test, or lint) uses that ansible-core, in an environment of its own.
+VENV := $(if $(ANSIBLE),.cache/ansible-$(ANSIBLE),.venv)
+
+BIN := $(VENV)/bin
+RUNTIME := $(VENV)/.installed-runtime
+DEV := $(VENV)/.installed-dev
+PYTHON_FILES := agent apiserver supervisor_gen demo benchmarks tests tools ansible molecule
+
+# Where ansible finds the collection of this checkout, as molecule/run.py has it too.
+COLLECTIONS := .cache/molecule/collections
+COLLECTION := $(COLLECTIONS)/ansible_collections/gpufleet/clearml
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test lint format bench clean
+.PHONY: help demo up test lint format molecule sanity bench wheelhouse clean
 
 help: ## Show this list
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
 
 demo: $(RUNTIME) ## Three tasks through a server and two agents, then everything is shut down again
 	@$(BIN)/python -m demo run $(ARGS)
@@ -30,26 +37,43 @@ test: $(DEV) ## All tests (ARGS="-k name" for some)
 	@tools/setup.sh system
 	@$(BIN)/python -m pytest $(ARGS)
 
-lint: $(DEV) ## ruff (rules and format) and mypy --strict
+lint: $(DEV) $(COLLECTION) ## ruff (rules and format), mypy --strict, and ansible-lint with its production profile
 	@$(BIN)/ruff check $(PYTHON_FILES)
 	@$(BIN)/ruff format --check $(PYTHON_FILES)
 	@$(BIN)/mypy
+	@$(BIN)/mypy molecule/*.py tools/*.py
+	@PATH="$(CURDIR)/$(BIN):$$PATH" ANSIBLE_HOME=$(CURDIR)/.cache/ansible ANSIBLE_COLLECTIONS_PATH=$(CURDIR)/$(COLLECTIONS) \
+		$(BIN)/ansible-lint -q ansible molecule # it asks ansible-playbook --syntax-check about each playbook, too
 
 format: $(DEV) ## Let ruff put the code in order
 	@$(BIN)/ruff check --fix $(PYTHON_FILES)
 	@$(BIN)/ruff format $(PYTHON_FILES)
 
+molecule: $(DEV) .venv/.installed-runtime ## The collection on hosts that are booted for it, as root (ARGS="default" for some scenarios)
+	@tools/setup.sh system
+	@$(BIN)/python molecule/run.py $(ARGS)
+
+sanity: $(DEV) ## ansible-test sanity over the collection; not part of lint, as it takes minutes (ARGS="--test import" for some)
+	@tools/sanity.sh $(ARGS)
+
 bench: $(DEV) ## Measure every figure, ours and clearml-agent side by side (ARGS="--quick" for a first look)
 	@$(BIN)/python -m benchmarks $(ARGS)
+
+wheelhouse: $(DEV) ## A folder of wheels for hosts without a package index (build/wheelhouse)
+	@tools/wheelhouse.sh build/wheelhouse
 
 clean: ## Remove everything that the targets above made
 	rm -rf .venv .cache demo-state benchmarks/results build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find $(PYTHON_FILES) -name __pycache__ -type d -prune -exec rm -rf {} +
 
-$(RUNTIME): pyproject.toml tools/setup.sh
-	@tools/setup.sh runtime
+%/.installed-runtime: pyproject.toml tools/setup.sh
+	@VENV=$* tools/setup.sh runtime
 	@touch $@
 
-$(DEV): pyproject.toml tools/setup.sh
-	@tools/setup.sh dev
-	@touch $@ $(RUNTIME)
+%/.installed-dev: pyproject.toml tools/setup.sh
+	@VENV=$* ANSIBLE=$(ANSIBLE) tools/setup.sh dev
+	@touch $@ $*/.installed-runtime
+
+$(COLLECTION):
+	@mkdir -p $(@D)
+	@ln -sfn $(CURDIR)/ansible $@

@@ -17,7 +17,7 @@ GROWTH_HEAD = "## How it grows"
 GROWTH = (
     GROWTH_HEAD,
     "",
-    "Numbers of gpufleet with fewer and with more agents on one server; how many is on the left.",
+    "Numbers of gpufleet with fewer and with more agents on one server, or hosts; how many is on the left.",
 )
 LONGEST_BAR = 50
 _BLOCK = re.compile(r"```text\n(.*?)```", re.DOTALL)

@@ -41,7 +41,7 @@ BASE = HERE / "common" / "base.yml"
 COLUMNS = ("create", "prepare", "converge", "idempotence", "check", "side_effect", "verify", "destroy")
 STOP_SECONDS = 15.0
 #: What a wheelhouse is made of.
-SOURCES = ("agent", "apiserver", "supervisor_gen", "systemd", "pyproject.toml", "README.md", "LICENSE", "tools/wheelhouse.sh")
+SOURCES = ("agent", "apiserver", "supervisor_gen", "systemd", "pyproject.toml", "README.md", "LICENSE", "tools")
 UNUSED_SECONDS = 2 * 3600
 
 
@@ -143,8 +143,8 @@ def environ(scenario: str, record: Path, wheels: Path) -> dict[str, str]:
 
 
 def wheelhouse() -> Path:
-    """A folder of wheels made of the sources as they are. Others may be at work with wheels of sources as they were: each
-    state has a folder of its own, which goes when nobody has asked for it of late.
+    """A folder of wheels made of the sources as they are. Others may be at work with wheels of sources as they were:
+    each state has a folder of its own, which goes when nobody has asked for it of late.
     """
     place = CACHE / "wheelhouse"
     folder = place / state_of_the_sources()

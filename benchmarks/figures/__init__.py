@@ -12,6 +12,7 @@ from benchmarks.figures import (
     outage,
     packages,
     plan,
+    provisioning,
     scheduling,
     services,
     throughput,
@@ -33,4 +34,5 @@ FIGURES: dict[str, Figure] = {
     "services": services.measure,
     "scheduling": scheduling.measure,
     "fleet": fleet.measure,
+    "provisioning": provisioning.measure,
 }

@@ -72,6 +72,7 @@ def program_text(agent: PlannedAgent, host: str, site: Site) -> str:
         "CLEARML_WORKER_ID": f"{host}:{agent.name}",
         "STATE_DIRECTORY": site.state_dir,
         "GPUFLEET_VERSION": site.version,
+        **(_account(settings.user, site) if has_own_user(settings) else {}),
         **visible_devices(agent),
         **dict(sorted(settings.environment.items())),
     }
@@ -100,6 +101,11 @@ def program_text(agent: PlannedAgent, host: str, site: Site) -> str:
         "redirect_stderr=true",
     ]
     return header_for(agent) + "\n".join(lines) + "\n"
+
+
+def _account(user: str, site: Site) -> dict[str, str]:
+    """What supervisord leaves as its own starter's, whomever a program runs as; a task's `~` is where caches are."""
+    return {"HOME": site.state_dir, "LOGNAME": user, "USER": user}
 
 
 def _line(agent: PlannedAgent, text: str) -> str:

@@ -64,7 +64,10 @@ import traceback
 from ansible.module_utils.basic import AnsibleModule
 
 LIBRARY = "libnvidia-ml.so.1"
-OK, NOT_SUPPORTED, DRIVER_NOT_LOADED, VERSION_MISMATCH = 0, 3, 9, 18
+OK = 0
+NOT_SUPPORTED = 3
+DRIVER_NOT_LOADED = 9
+VERSION_MISMATCH = 18
 ADVICE = {
     DRIVER_NOT_LOADED: "The driver is installed and not loaded: does `modprobe nvidia` work, or is a reboot due?",
     VERSION_MISMATCH: "The library is newer than the loaded driver, as after an update: reboot the host.",

@@ -37,8 +37,10 @@ def python_in(release):
 
 def uv_from(wheels, folder):
     """uv is one of the wheels, and installs the others in a third of pip's time."""
-    [wheel] = glob.glob(os.path.join(wheels, "uv-*.whl")) or sys.exit("no wheel of uv in " + wheels)
-    with zipfile.ZipFile(wheel) as archive:
+    found = glob.glob(os.path.join(wheels, "uv-*.whl"))
+    if not found:
+        sys.exit("no wheel of uv in " + wheels)
+    with zipfile.ZipFile(found[0]) as archive:
         [name] = [name for name in archive.namelist() if name.endswith("/scripts/uv")]
         program = archive.extract(name, folder)
     os.chmod(program, 0o700)
