@@ -9,6 +9,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import time
 import uuid
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -36,6 +37,7 @@ MODES: tuple[Mode, ...] = ("unified",) if Path("/sys/fs/cgroup/cgroup.controller
 
 BOOT_SECONDS = 60.0
 OFF_SECONDS = 30.0
+LOOKS, LOOK_SECONDS = 10, 0.05
 #: Who administers a host over ssh, as a person with sudo and without a password.
 OPERATOR = "operator"
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -154,9 +156,11 @@ class Host:
 
     def leader(self) -> int:
         """Its PID 1, as this machine counts."""
-        found = self._find_leader()
-        assert found is not None, f"{self.name} is not running; its console:\n{self.console()}"
-        return found
+        for _ in range(LOOKS):  # one look may miss it: nspawn gives it another parent while it boots
+            if (found := self._find_leader()) is not None:
+                return found
+            time.sleep(LOOK_SECONDS)
+        raise AssertionError(f"{self.name} is not running; its console:\n{self.console()}")
 
     def console(self) -> str:
         """What it has written to its console since it was made."""
