@@ -322,7 +322,7 @@ def snapshot(server: ServerProcess, fleet: dict[str, str], plugin: Plugin) -> Sn
     """The workers at a moment, and when that was."""
     for worker in ("open:0", "closed:0"):
         server.call("workers.status_report", worker=worker, timestamp=0)
-    workers = plugin("module_utils.clearml_api").workers_in(server.call("workers.get_all"))
+    workers = plugin("module_utils.clearml_workers").workers_in(server.call("workers.get_all"))
     return workers, datetime.now(UTC).timestamp()
 
 
@@ -383,15 +383,16 @@ def test_what_a_worker_lacks_is_told(snapshot: Snapshot, plugin: Plugin, wanted:
     assert bool(lack) == bool(told)
 
 
-def test_the_collection_reads_the_tags_that_agents_write(api: ModuleType) -> None:
-    assert tuple(Standing) == api.STANDINGS
+def test_the_collection_reads_the_tags_that_agents_write(plugin: Plugin) -> None:
+    about = plugin("module_utils.clearml_workers")
+    assert tuple(Standing) == about.STANDINGS
     stand = Stand(standing=Standing.CORDONED, why="GPU 1 is lost")
-    told = api.worker_in({"id": "node1:gpu1", "tags": [VERSION_TAG, stand.tag]})
+    told = about.worker_in({"id": "node1:gpu1", "tags": [VERSION_TAG, stand.tag]})
     assert (told["standing"], told["why"], told["version"]) == ("cordoned", stand.why, VERSION_TAG.split()[1])
 
 
 def test_the_agents_of_sub_workers_are_found_by_their_ids(plugin: Plugin) -> None:
-    api = plugin("module_utils.clearml_api")
+    about = plugin("module_utils.clearml_workers")
     parents = {
         "a:0": "",
         "a:0:service:1": "a:0",
@@ -405,7 +406,7 @@ def test_the_agents_of_sub_workers_are_found_by_their_ids(plugin: Plugin) -> Non
         "d:gpu7": "d:dgpuall",
         "e:gpu0:1": "",
     }
-    assert api.parents_of(list(parents)) == parents
+    assert about.parents_of(list(parents)) == parents
 
 
 def _scripted(*fleets: list[dict[str, Any]] | int) -> tuple[Answer, list[str]]:
@@ -453,9 +454,9 @@ def test_waiting_outlasts_a_restart_of_the_server_and_ends_when_the_new_agent_is
 
 
 def test_a_worker_that_was_silent_for_a_minute_does_not_count_as_registered(plugin: Plugin) -> None:
-    module, api = plugin("modules.clearml_worker"), plugin("module_utils.clearml_api")
+    module, about = plugin("modules.clearml_worker"), plugin("module_utils.clearml_workers")
     then = datetime.now(UTC)
-    workers = api.workers_in({"workers": [_reported("node1:0", then)]})
+    workers = about.workers_in({"workers": [_reported("node1:0", then)]})
     options = {"worker": "node1:0", "version": None, "registered_after": None}
     lacks = [module.lack_of_registered(options, workers, then.timestamp() + seconds) for seconds in (59, 61)]
     assert lacks == ["", "it has not reported for 61 s"]
@@ -652,8 +653,14 @@ def test_every_plugin_has_documentation_that_ansible_reads(tmp_path: Path) -> No
 
 @pytest.fixture(scope="module")
 def api(plugin: Plugin) -> ModuleType:
-    """What the plugins share."""
+    """How the plugins talk to a server."""
     return plugin("module_utils.clearml_api")
+
+
+@pytest.fixture(scope="module")
+def force(plugin: Plugin) -> ModuleType:
+    """What they know about the property `force`, durations and times."""
+    return plugin("module_utils.clearml_force")
 
 
 @pytest.mark.parametrize(
@@ -669,14 +676,14 @@ def api(plugin: Plugin) -> ModuleType:
         (" 2h ", 7200),
     ],
 )
-def test_durations_are_read(api: ModuleType, text: str, seconds: float) -> None:
-    assert api.duration_seconds(text) == seconds
+def test_durations_are_read(force: ModuleType, text: str, seconds: float) -> None:
+    assert force.duration_seconds(text) == seconds
 
 
 @pytest.mark.parametrize("text", ["", "soon", "-5", "5 m", "2w", "h", "1h30", "0", "0s"])
-def test_what_is_no_duration_is_refused(api: ModuleType, text: str) -> None:
-    with pytest.raises(api.ClearmlError, match="expires_in is no"):
-        api.duration_seconds(text, "expires_in")
+def test_what_is_no_duration_is_refused(force: ModuleType, text: str) -> None:
+    with pytest.raises(force.ClearmlError, match="expires_in is no"):
+        force.duration_seconds(text, "expires_in")
 
 
 @pytest.mark.parametrize(
@@ -690,18 +697,18 @@ def test_what_is_no_duration_is_refused(api: ModuleType, text: str) -> None:
         "1795330800.0",
     ],
 )
-def test_times_are_read(api: ModuleType, text: str) -> None:
-    assert api.moment_seconds(text) == datetime(2026, 11, 22, 7, tzinfo=UTC).timestamp()
+def test_times_are_read(force: ModuleType, text: str) -> None:
+    assert force.moment_seconds(text) == datetime(2026, 11, 22, 7, tzinfo=UTC).timestamp()
 
 
-def test_fractions_of_seconds_count(api: ModuleType) -> None:
-    assert api.moment_seconds("2026-11-22T07:00:00.25Z") - api.moment_seconds("2026-11-22T07:00:00Z") == 0.25
+def test_fractions_of_seconds_count(force: ModuleType) -> None:
+    assert force.moment_seconds("2026-11-22T07:00:00.25Z") - force.moment_seconds("2026-11-22T07:00:00Z") == 0.25
 
 
 @pytest.mark.parametrize("text", ["", "noon", "2026-11-22", "2026-11-22T08:00:00", "2026-13-22T08:00:00Z"])
-def test_a_time_without_an_offset_is_refused(api: ModuleType, text: str) -> None:
-    with pytest.raises(api.ClearmlError, match="is no time with an offset"):
-        api.moment_seconds(text)
+def test_a_time_without_an_offset_is_refused(force: ModuleType, text: str) -> None:
+    with pytest.raises(force.ClearmlError, match="is no time with an offset"):
+        force.moment_seconds(text)
 
 
 @pytest.mark.parametrize(
@@ -722,14 +729,14 @@ def test_a_time_without_an_offset_is_refused(api: ModuleType, text: str) -> None
     ],
 )
 def test_a_force_is_set_when_another_one_is_wanted_or_too_little_or_too_much_is_left(
-    api: ModuleType, present: tuple[str, int | None], wanted: tuple[str, int | None], is_needed: bool
+    force: ModuleType, present: tuple[str, int | None], wanted: tuple[str, int | None], is_needed: bool
 ) -> None:
     told = {"value": present[0], "seconds_left": present[1]}
-    assert api.needs_force(told, *wanted, earlier=60) is is_needed
+    assert force.needs_force(told, *wanted, earlier=60) is is_needed
 
 
-def test_a_force_until_a_moment_may_end_a_little_later(api: ModuleType) -> None:
-    assert not api.needs_force({"value": "on", "seconds_left": 3660}, "on", 3600, earlier=60, later=60)
+def test_a_force_until_a_moment_may_end_a_little_later(force: ModuleType) -> None:
+    assert not force.needs_force({"value": "on", "seconds_left": 3660}, "on", 3600, earlier=60, later=60)
 
 
 @pytest.mark.parametrize(("issued", "ahead"), [(None, 0), (99, 0), (100, 0), (101, 0), (161, 61), (41, -59)], ids=str)

@@ -74,8 +74,10 @@ from ansible.errors import AnsibleParserError
 from ansible.plugins.inventory import BaseInventoryPlugin, Cacheable, Constructable
 from ansible_collections.gpufleet.clearml.plugins.module_utils.clearml_api import (
     ClearmlError,
-    all_workers,
     server_for,
+)
+from ansible_collections.gpufleet.clearml.plugins.module_utils.clearml_workers import (
+    all_workers,
 )
 
 try:

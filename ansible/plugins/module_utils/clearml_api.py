@@ -2,12 +2,7 @@
 # Simplified BSD License (see LICENSES/BSD-2-Clause.txt or https://opensource.org/licenses/BSD-2-Clause)
 # SPDX-License-Identifier: BSD-2-Clause
 
-"""What the plugins of this collection know about a ClearML API server.
-
-The upper half talks to it (`Server`), the lower half is pure: what a reply says about workers (`workers_in`), and what
-durations and times of a playbook mean. It works with gpufleet's own server and with ClearML's; the latter has no
-runtime properties in its open-source version (`NoProperties`).
-"""
+"""A ClearML API server as the plugins of this collection talk to it, gpufleet's own or ClearML's."""
 
 from __future__ import annotations
 
@@ -17,7 +12,6 @@ import json
 import os
 import re
 import time
-from datetime import datetime
 from http.client import HTTPException
 from urllib.error import HTTPError
 
@@ -29,9 +23,6 @@ AGENT = "ansible-gpufleet.clearml"
 BACK_OFF_SECONDS = (0.5, 1.0)
 #: How many rows the server gives at once.
 PAGE_SIZE = 500
-
-FORCE = "force"
-FORCE_WORDS = ("on", "off")
 
 
 # --- errors
@@ -60,17 +51,6 @@ class CallRefused(ClearmlError):
         self.status = status
         self.subcode = subcode
         self.may_pass = status >= 500 or status == 429
-
-
-class NoProperties(ClearmlError):
-    """The server keeps no runtime properties of workers."""
-
-    def __init__(self, address: str) -> None:
-        super().__init__(
-            f"the server {address} has no runtime properties of workers, so `force` cannot be set",
-            "ClearML's open-source server lacks them; there, force_workers of gpufleet.clearml.clearml_queue opens and "
-            "closes a queue for all of its workers",
-        )
 
 
 # --- options
@@ -269,7 +249,7 @@ def seconds_ahead(issued: float | None, before: float, after: float) -> float:
     return issued + 0.5 - (before + after) / 2
 
 
-# --- what it is asked
+# --- queues
 
 
 def all_queues(server: Server) -> list:
@@ -298,242 +278,6 @@ def waiting_in(server: Server, queue_id: str) -> int:
     return int(server.read("queues.get_num_entries", queue=queue_id)["num"])
 
 
-def all_workers(server: Server, *, repeat: bool = True) -> list:
-    """Every worker on the server's list, as `workers_in` describes them; `repeat`: ask again if the server fails."""
-    ask = server.read if repeat else server.call
-    return workers_in(ask("workers.get_all", last_seen=0))
-
-
-def force_of(server: Server, worker: str) -> dict:
-    """The runtime property `force` of a worker: `value` (on, off, none) and `seconds_left` (None: until it is changed).
-
-    Raises NoProperties where the server has none.
-    """
-    try:
-        data = server.read("workers.get_runtime_properties", worker=worker)
-    except CallRefused as error:
-        raise (NoProperties(server.address) if _is_unknown_endpoint(error) else error) from error
-    for entry in data.get("runtime_properties") or data.get("properties") or ():
-        word = str(entry.get("value") or "").strip().lower()
-        if entry.get("key") == FORCE and word in FORCE_WORDS:
-            return {"value": word, "seconds_left": entry.get("expiry")}
-    return {"value": "none", "seconds_left": None}
-
-
-def set_force(server: Server, worker: str, word: str, seconds: float | None) -> None:
-    """Set the runtime property `force` for some seconds (None: until it is changed), or delete it (`none`)."""
-    entry: dict = {"key": FORCE, "value": "" if word == "none" else word}
-    if word == "none":
-        entry["expiry"] = 0
-    elif seconds is not None:
-        entry["expiry"] = seconds
-    server.call("workers.set_runtime_properties", worker=worker, runtime_properties=[entry])
-
-
-def _is_unknown_endpoint(error: CallRefused) -> bool:
-    return error.status == 404 or (error.status, error.subcode) == (400, 0)
-
-
-# --- what it says about workers
-
-#: The words of a tag that tells how a worker stands, the gravest last: where several are there, the last one counts.
-STANDINGS = ("open", "forced on", "closed", "forced off", "waiting", "cordoned", "draining")
-TAKING = ("open", "forced on")
-CLOSED = ("closed", "forced off", "cordoned", "draining")
-VERSION_TAG = "gpufleet "
-DUPLICATE_ID = "duplicate-id"
-
-_STANDING_TAG = re.compile(rf"(?P<standing>{'|'.join(STANDINGS[1:])})(?: until (?P<until>\S+)|: (?P<why>.+))?")
-_GPUS = re.compile(r":(?P<shared>d?)gpu(?P<names>[^:]+)(?::\d+)?$")
-_SERVICE = ":service:"
-_ALL_GPUS = "all"
-
-
-def workers_in(reply: dict) -> list:
-    """The workers of a reply of `workers.get_all`, gpu2 before gpu10."""
-    wires = sorted(reply.get("workers") or (), key=lambda wire: natural(wire["id"]))
-    parents = parents_of([wire["id"] for wire in wires])
-    workers = [worker_in(wire, parents[wire["id"]]) for wire in wires]
-    busy = {worker["id"] for worker in workers if worker["task"]}
-    busy |= {parents[worker_id] for worker_id in busy}
-    for worker in workers:
-        worker["runs"] = worker["id"] in busy
-        worker["state"] = _state(worker)
-    return workers
-
-
-def worker_in(wire: dict, parent: str = "") -> dict:
-    """One worker, without what only its neighbours tell (`runs`, `state`)."""
-    tags = sorted(wire.get("tags") or ())
-    return {
-        "id": wire["id"],
-        "host": wire["id"].partition(":")[0],
-        "parent": parent or None,
-        "ip": wire.get("ip"),
-        **standing_in(tags),
-        "task": _task_in(wire.get("task") or {}),
-        "queues": [queue.get("name") or queue["id"] for queue in wire.get("queues") or ()],
-        "tags": tags,
-        "system_tags": sorted(wire.get("system_tags") or ()),
-        "is_duplicate": DUPLICATE_ID in (wire.get("system_tags") or ()),
-        "version": next((tag[len(VERSION_TAG) :] for tag in tags if tag.startswith(VERSION_TAG)), None),
-        "gpus": gpus_in(wire["id"], wire.get("machine_stats") or {}),
-        "registered": wire.get("register_time"),
-        "reported": wire.get("last_report_time") or wire.get("last_activity_time"),
-    }
-
-
-def standing_in(tags) -> dict:
-    """How a worker stands, until when and why, as its tags tell."""
-    found = [match for match in map(_STANDING_TAG.fullmatch, tags) if match]
-    if not found:
-        return {"standing": "open", "until": None, "why": None}
-    return max(found, key=lambda match: STANDINGS.index(match["standing"])).groupdict()
-
-
-def gpus_in(worker_id: str, stats: dict) -> dict | None:
-    """The GPUs of a worker: `names` from its id, readings (percent, MiB) where the server tells them; None: no GPUs."""
-    names = gpu_names(worker_id)
-    used, free, usage = (_numbers(stats.get(f"gpu_{key}")) for key in ("memory_used", "memory_free", "usage"))
-    read = max(len(usage), len(used))
-    if not read and not names:
-        return None
-    return {
-        "names": names,
-        "count": read or (None if _ALL_GPUS in names else len(names)),
-        "usage_percent": round(sum(usage) / len(usage), 1) if usage else None,
-        "memory_used_mib": round(sum(used), 3) if used else None,
-        "memory_total_mib": round(sum(used) + sum(free), 3) if used and len(used) == len(free) else None,
-    }
-
-
-def gpu_names(worker_id: str) -> list:
-    """The GPUs that the end of an id names."""
-    found = _GPUS.search(worker_id)
-    return [name for name in found["names"].split(",") if name] if found else []
-
-
-def parents_of(ids) -> dict:
-    """The agent of each sub-worker, as far as it is among the ids; the others have the empty text.
-
-    host:0:service:<task>     a task of the services agent host:0
-    host:gpu0,1               a task of the agent host:dgpu0,1,2,3, which shares its GPUs out
-    """
-    known, sharing = set(ids), {}
-    for worker_id in ids:
-        found = _GPUS.search(worker_id)
-        if found and found["shared"]:
-            sharing.setdefault(worker_id[: found.start()], []).append(worker_id)
-    return {worker_id: _parent(worker_id, known, sharing) for worker_id in ids}
-
-
-def _parent(worker_id: str, known: set, sharing: dict) -> str:
-    parent, service, _task = worker_id.partition(_SERVICE)
-    if service:
-        return parent if parent in known else ""
-    found = _GPUS.search(worker_id)
-    if not found or found["shared"]:
-        return ""
-    names = gpu_names(worker_id)
-    return next((agent for agent in sharing.get(worker_id[: found.start()], ()) if _gives(agent, names)), "")
-
-
-def _gives(agent: str, names) -> bool:
-    """Whether these are all among the agent's GPUs, or instances of them (`0.1` of `0`)."""
-    shared = gpu_names(agent)
-    return _ALL_GPUS in shared or all(name in shared or name.partition(".")[0] in shared for name in names)
-
-
-def crew_of(worker_id: str, workers) -> list:
-    """The worker and its sub-workers, as far as they are there; sub-workers may outlive their agent for a while."""
-    parents = parents_of([worker_id, *(worker["id"] for worker in workers)])
-    return [worker for worker in workers if worker_id in (worker["id"], parents[worker["id"]])]
-
-
-def _task_in(wire: dict) -> dict | None:
-    if not wire.get("id"):
-        return None
-    milliseconds = wire.get("running_time")
-    seconds = milliseconds / 1000 if isinstance(milliseconds, (int, float)) else None
-    return {"id": wire["id"], "name": wire.get("name") or "", "seconds": seconds}
-
-
-def _state(worker: dict) -> str:
-    if worker["standing"] == "open":
-        return "running" if worker["runs"] else "idle"
-    return f"running, {worker['standing']}" if worker["runs"] else worker["standing"]
-
-
-def _numbers(values) -> list:
-    listed = values if isinstance(values, list) else [values]
-    return [float(value) for value in listed if isinstance(value, (int, float)) and not isinstance(value, bool)]
-
-
 def natural(text: str) -> list:
     """Text and numbers in turn, so that keys of two texts can be compared piece by piece."""
     return [int(piece) if index % 2 else piece for index, piece in enumerate(re.split(r"([0-9]+)", text))]
-
-
-# --- durations and times
-
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-_DURATION = re.compile(r"(?:\d+(?:\.\d+)?[smhd])+")
-_MOMENT = re.compile(
-    r"(?P<day>\d{4}-\d\d-\d\d)[T ](?P<minute>\d\d:\d\d)(?::(?P<second>\d\d)(?:\.(?P<fraction>\d+))?)?"
-    r"\s*(?P<zone>Z|[+-]\d\d:?\d\d)"
-)
-
-
-def duration_seconds(text: str, option: str = "the duration") -> float:
-    """Seconds of `90`, `90s`, `15m`, `2h`, `1d` or several of these together (`1h30m`); more than none."""
-    text = str(text).strip()
-    if re.fullmatch(r"\d+(?:\.\d+)?", text):
-        seconds = float(text)
-    elif _DURATION.fullmatch(text):
-        seconds = sum(float(amount) * _UNITS[unit] for amount, unit in re.findall(r"([\d.]+)([smhd])", text))
-    else:
-        raise ClearmlError(f"{option} is no duration: {text!r}", "Write seconds, or 90s, 15m, 2h, 1d, 1h30m")
-    if seconds <= 0:
-        raise ClearmlError(f"{option} is no time at all: {text!r}", "To end a force, say force: none")
-    return seconds
-
-
-def moment_seconds(text: str, option: str = "the time") -> float:
-    """Seconds since the epoch of an ISO 8601 time with an offset, or of a number of such seconds."""
-    text = str(text).strip()
-    if re.fullmatch(r"\d+(?:\.\d+)?", text):
-        return float(text)
-    found = _MOMENT.fullmatch(text)
-    try:
-        if not found:
-            raise ValueError("no such text")
-        zone = found["zone"].replace("Z", "+0000").replace(":", "")
-        whole = f"{found['day']}T{found['minute']}:{found['second'] or '00'}{zone}"
-        moment = datetime.strptime(whole, "%Y-%m-%dT%H:%M:%S%z").timestamp()
-    except ValueError as error:
-        raise ClearmlError(
-            f"{option} is no time with an offset: {text!r}",
-            "Write it like 2026-11-22T08:00:00+01:00 or 2026-11-22T07:00:00Z",
-        ) from error
-    return moment + float(f"0.{found['fraction'] or 0}")
-
-
-def iso_text(seconds: float) -> str:
-    """A time as the server writes it, in UTC."""
-    return time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime(seconds))
-
-
-def needs_force(present: dict, word: str, seconds: float | None, *, earlier: float, later: float = 0.0) -> bool:
-    """Whether the property `force` has to be set, given what `force_of` told.
-
-    `seconds` is for how long it is wanted (None: until it is changed). What is left of the present one may be that much
-    `earlier` or `later` than wanted (seconds) and still does.
-    """
-    if present["value"] != word:
-        return True
-    if word == "none":
-        return False
-    left = present["seconds_left"]
-    if seconds is None or left is None:
-        return seconds is not left
-    return not seconds - earlier <= left <= seconds + later

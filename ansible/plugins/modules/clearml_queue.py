@@ -130,11 +130,13 @@ from ansible_collections.gpufleet.clearml.plugins.module_utils.clearml_api impor
     CallRefused,
     ClearmlError,
     all_queues,
-    all_workers,
     connection_spec,
     queue_named,
     run,
     waiting_in,
+)
+from ansible_collections.gpufleet.clearml.plugins.module_utils.clearml_workers import (
+    all_workers,
 )
 
 QUEUE_NOT_EMPTY = 702

@@ -126,7 +126,9 @@ EXAMPLES = r"""
 
 RETURN = r"""
 worker:
-  description: The worker as it is at the end.
+  description:
+    - The worker as it is at the end.
+    - With what M(gpufleet.clearml.clearml_worker_info) returns of each worker, such as C(task) and C(version).
   returned: success
   type: dict
   contains:
@@ -142,64 +144,6 @@ worker:
         - C(value) is C(on), C(off) or C(none), C(seconds_left) is null where it holds until it is changed.
       type: dict
       sample: {value: "off", seconds_left: 7200}
-    host:
-      description: What the id says before its first colon, by default the name of the host.
-      type: str
-    parent:
-      description: The agent whose sub-worker it is, or null.
-      type: str
-    ip:
-      description: Where it reports from.
-      type: str
-    state:
-      description: C(idle), C(running), or how it stands (C(closed), C(running, draining)).
-      type: str
-    standing:
-      description: How it stands, one of C(open), C(forced on), C(closed), C(forced off), C(waiting), C(cordoned),
-        C(draining).
-      type: str
-    until:
-      description: When that ends (ISO 8601), or null.
-      type: str
-    why:
-      description: The reason of C(waiting) and C(cordoned), or null.
-      type: str
-    runs:
-      description: Whether it or a sub-worker of it has a task.
-      type: bool
-    task:
-      description: Its own task (C(id), C(name), and C(seconds) for which it has been running), or null.
-      type: dict
-    queues:
-      description: Names of the queues it listens to, the preferred ones first.
-      type: list
-      elements: str
-    tags:
-      description: Its tags.
-      type: list
-      elements: str
-    system_tags:
-      description: Its system tags.
-      type: list
-      elements: str
-    is_duplicate:
-      description: Whether two agents report under this id.
-      type: bool
-    version:
-      description: Version of a gpufleet agent, or null.
-      type: str
-    gpus:
-      description:
-        - Null, or C(names) (as in the id), C(count), C(usage_percent) (mean), C(memory_used_mib) and
-          C(memory_total_mib) (sums).
-        - Readings are null where the server does not tell them; only gpufleet's own does.
-      type: dict
-    registered:
-      description: When it registered (ISO 8601).
-      type: str
-    reported:
-      description: When it last reported (ISO 8601).
-      type: str
 waited_seconds:
   description: How long the module waited.
   returned: success
@@ -210,20 +154,24 @@ import time
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.gpufleet.clearml.plugins.module_utils.clearml_api import (
-    CLOSED,
-    TAKING,
     ClearmlError,
-    NoProperties,
-    all_workers,
     connection_spec,
-    crew_of,
+    run,
+)
+from ansible_collections.gpufleet.clearml.plugins.module_utils.clearml_force import (
+    NoProperties,
     duration_seconds,
     force_of,
     iso_text,
     moment_seconds,
     needs_force,
-    run,
     set_force,
+)
+from ansible_collections.gpufleet.clearml.plugins.module_utils.clearml_workers import (
+    CLOSED,
+    TAKING,
+    all_workers,
+    crew_of,
 )
 
 REPORTS_WITHIN_SECONDS = 60.0

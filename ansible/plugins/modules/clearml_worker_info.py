@@ -158,13 +158,17 @@ import fnmatch
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.gpufleet.clearml.plugins.module_utils.clearml_api import (
     CallRefused,
-    NoProperties,
     all_queues,
-    all_workers,
     connection_spec,
-    force_of,
     run,
     waiting_in,
+)
+from ansible_collections.gpufleet.clearml.plugins.module_utils.clearml_force import (
+    NoProperties,
+    force_of,
+)
+from ansible_collections.gpufleet.clearml.plugins.module_utils.clearml_workers import (
+    all_workers,
 )
 
 INVALID_QUEUE = 701
