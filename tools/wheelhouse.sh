@@ -12,8 +12,7 @@ unfinished=$folder.new
 rm -rf "$unfinished"
 mkdir -p "$unfinished"
 say "building the wheel"
-.venv/bin/uv build --quiet --wheel --out-dir "$unfinished" .
-rm -f "$unfinished/.gitignore"
+.venv/bin/python -m pip wheel -qq --disable-pip-version-check --no-deps --wheel-dir "$unfinished" .
 
 options=(-qq --disable-pip-version-check --only-binary=:all:)
 [ -z "${TARGET_PYTHON:-}" ] || options+=(--python-version "$TARGET_PYTHON")

@@ -10,18 +10,12 @@ from pathlib import Path
 
 import pytest
 from support.agent import console_of, create_script, wait_for, wait_for_status
-from support.supervisord import Site, slot, supervised
+from support.supervisord import WAITING, Site, slot, supervised
 
 COUNTING = """
 import time
 for number in range(60):
     print("line", number, flush=True)
-    time.sleep(0.05)
-"""
-WAITING = """
-import os, time
-print("waiting", flush=True)
-while not os.path.exists(PATH):
     time.sleep(0.05)
 """
 

@@ -9,14 +9,7 @@ from pathlib import Path
 
 import pytest
 from support.agent import console_of, create_script, status_of, wait_for, wait_for_status
-from support.supervisord import Site, slot, supervised
-
-WAITING = """
-import os, time
-print("waiting", flush=True)
-while not os.path.exists(PATH):
-    time.sleep(0.05)
-"""
+from support.supervisord import WAITING, Site, slot, supervised
 
 
 @pytest.fixture

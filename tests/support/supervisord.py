@@ -18,6 +18,13 @@ from support.apiserver import ServerProcess
 
 BIN = Path(sys.executable).parent
 GPUS = {"version": 1, "gpus": []}
+#: A task that ends when there is a file at PATH, which is to be replaced by its repr.
+WAITING = """
+import os, time
+print("waiting", flush=True)
+while not os.path.exists(PATH):
+    time.sleep(0.05)
+"""
 
 
 @dataclass(frozen=True, slots=True)
