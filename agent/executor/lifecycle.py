@@ -26,20 +26,27 @@ from agent.files import write_json
 from agent.models import Outcome
 from agent.process.procfs import start_ticks_of
 from agent.process.stop import StopRequested, StopSignal
+from agent.steps import Step, reached
 
 
 def run_task(run_dir: str, stop: StopSignal, phases: Phases) -> Outcome:
     """Set the task up, run it to its end, and say how it ended."""
     with open_workspace(run_dir, stop=stop) as workspace, told_to(workspace, phases):
+        reached(Step.WORKSPACE_OPEN)
         script = workspace.task.script
         with phases("checkout"):
             source = checkout(script, workspace)
+        reached(Step.CODE_READY)
         with phases("patch"):
             entry = apply_changes(script, source, workspace)
+        reached(Step.PATCHED)
         with phases("requirements"):
             wanted = requirements_for(script, source, entry, workspace)
+        reached(Step.REQUIREMENTS_KNOWN)
         with phases("environment"), open_environment(wanted, workspace) as environment:
+            reached(Step.ENVIRONMENT_READY)
             report_environment(environment, wanted, source, workspace)
+            reached(Step.ENVIRONMENT_WRITTEN)
             command = command_for(entry, source, environment, workspace)
             announce_start(command, environment, workspace)
             with phases("run"):
@@ -51,6 +58,7 @@ def run_task(run_dir: str, stop: StopSignal, phases: Phases) -> Outcome:
                     grace_seconds=workspace.settings.agent.stop_grace_seconds,
                     announce=lambda pid: note_process(pid, command, workspace),
                 )
+            reached(Step.PROCESS_ENDED)
         return phases.outcome(exit)
 
 
@@ -106,6 +114,7 @@ def note_stop(run_dir: str) -> None:
 
 def note_process(pid: int, command: Command, workspace: Workspace) -> None:
     """Write down who the user's process is, while it waits for its program."""
+    reached(Step.PROCESS_FORKED)
     write_json(
         f"{workspace.run_dir}/user.json",
         {
@@ -117,6 +126,7 @@ def note_process(pid: int, command: Command, workspace: Workspace) -> None:
             "cwd": command.cwd,
         },
     )
+    reached(Step.PROCESS_WRITTEN)
 
 
 class Phases:
@@ -196,7 +206,9 @@ def main(run_dir: str) -> int:
     run_dir = os.path.abspath(run_dir)
     phases = Phases()
     with StopSignal(lambda: note_stop(run_dir)) as stop:
+        reached(Step.EXECUTOR_BEGUN)
         note_launch(run_dir)
+        reached(Step.LAUNCH_WRITTEN)
         try:
             outcome = run_task(run_dir, stop, phases)
         except StopRequested:
@@ -211,4 +223,5 @@ def main(run_dir: str) -> int:
                 f"internal error of the executor: {type(error).__name__}: {error}", infrastructure=True
             )
         save_outcome(run_dir, outcome)
+        reached(Step.OUTCOME_WRITTEN)
     return 0

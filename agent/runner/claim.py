@@ -27,6 +27,7 @@ from agent.models import Task
 from agent.runner.outcome import signature
 from agent.runner.rundir import Claim, RunDirectory, Runs, about
 from agent.states import RunPhase, TaskStatus
+from agent.steps import Step, reached
 
 log = logging.getLogger(__name__)
 
@@ -118,11 +119,15 @@ async def claim_task(
     The claim's directory is gone again in that case. Raises what the server raises; then the claim stays on the disk
     and recovery decides about it.
     """
+    reached(Step.SEEN)
     run, claim = runs.create(claim_for(source, waiting, claimant))
+    reached(Step.CLAIM_WRITTEN)
     if not await pop_for(api, source, claim):
         run.remove()
         return None
+    reached(Step.POPPED)
     claim = run.advance(claim, RunPhase.CLAIMED)
+    reached(Step.CLAIM_HELD)
     return await confirm(api, run, claim)
 
 
@@ -233,6 +238,7 @@ async def confirm(api: AsyncClient, run: RunDirectory, claim: Claim) -> Claimed 
         run.remove()
         return None
     run.write_task(task)
+    reached(Step.TASK_WRITTEN)
     return Claimed(run=run, claim=claim, task=task)
 
 
@@ -247,6 +253,7 @@ async def put_back(api: AsyncClient, claim: Claim, *, reason: str, force: bool =
 
     If the queue has been deleted meanwhile, the task is stopped: `queued` in no queue, nobody would ever look at it.
     """
+    reached(Step.GIVING_BACK)
     try:
         await api.send_until_answered(tasks.enqueue(claim.task, claim.queue, reason=reason, force=force))
     except ApiError as error:
@@ -260,8 +267,10 @@ async def put_back(api: AsyncClient, claim: Claim, *, reason: str, force: bool =
             )
         if error.is_(400, UNKNOWN_QUEUE):
             await _stop_homeless(api, claim)
+    reached(Step.GIVEN_BACK)
     with contextlib.suppress(ApiError):
         await api.send_until_answered(queues.move_to_front(claim.queue, claim.task))
+    reached(Step.MOVED_TO_FRONT)
 
 
 async def _stop_homeless(api: AsyncClient, claim: Claim) -> None:

@@ -34,6 +34,7 @@ from agent.runner.sampler import report_resources
 from agent.runner.writeback import send_back, write_back
 from agent.runtimes.base import Handle, Runtime
 from agent.states import RunPhase, TaskStatus
+from agent.steps import Step, reached
 
 log = logging.getLogger(__name__)
 
@@ -107,7 +108,9 @@ async def launch(context: RunContext, claimed: Claimed) -> Running | None:
         f"task {claim.task} pulled from {claim.queue_name} by worker {context.worker}\nRunning task '{claim.task}'"
     )
     run.write_setup(context.executor_setup)
+    reached(Step.SETUP_WRITTEN)
     handle = await context.runtime.launch(run.path, context.executor_environ, keep=context.leases)
+    reached(Step.EXECUTOR_STARTED)
     return Running(run=run, claim=claim, task=claimed.task, handle=handle)
 
 
@@ -132,7 +135,10 @@ async def start_on_server(context: RunContext, claimed: Claimed) -> Claim | None
         log.info("task %s was not started: %s", task, error.message, extra=about(claimed.claim))
         claimed.run.remove()
         return None
-    return claimed.run.advance(claimed.claim, RunPhase.STARTED)
+    reached(Step.START_TOLD)
+    claim = claimed.run.advance(claimed.claim, RunPhase.STARTED)
+    reached(Step.START_WRITTEN)
+    return claim
 
 
 async def _took_effect(context: RunContext, claim: Claim, call: Call[Json]) -> bool:
@@ -181,15 +187,21 @@ async def see_through(context: RunContext, running: Running) -> Verdict:
             _beside(_sample(context, claim)),
         ):
             await handle.wait()
+        reached(Step.EXECUTOR_GONE)
         run.ensure()
         claim = run.advance(claim, RunPhase.EXITED)
+        reached(Step.EXIT_WRITTEN)
         verdict = conclude(run, claim)
+        reached(Step.END_NOTED)
         stream.finish()
         if writing.cancelled() and verdict.status is not None:
             await send_back(context.api, task, run.read("environment") or {})
         await shipping
+    reached(Step.CONSOLE_DONE)
     await report(context, claim, verdict)
+    reached(Step.END_TOLD)
     run.advance(claim, RunPhase.REPORTED)
+    reached(Step.REPORT_WRITTEN)
     return verdict
 
 
@@ -248,6 +260,7 @@ async def _awaits_our_status(context: RunContext, claim: Claim) -> bool:
 async def _end_when_asked(context: RunContext, run: RunDirectory, claim: Claim, handle: Handle) -> None:
     agent = context.settings.agent
     cause = await _first_cause(context, claim)
+    reached(Step.STOP_SEEN)
     if cause is StopCause.ABORT:
         callback = wait_for_abort_callback(
             context.api, claim.task, longest_seconds=agent.abort_callback_max_timeout_seconds
@@ -256,7 +269,9 @@ async def _end_when_asked(context: RunContext, run: RunDirectory, claim: Claim, 
             await asyncio.wait((called, told), return_when=asyncio.FIRST_COMPLETED)
     log.info("stopping task %s: %s", claim.task, cause.value, extra=about(claim, "stop"))
     run.request_stop(cause.value)
+    reached(Step.STOP_WRITTEN)
     handle.stop()
+    reached(Step.STOP_SENT)
     await asyncio.sleep(agent.stop_grace_seconds + EXECUTOR_GRACE_SECONDS)
     handle.kill()
 

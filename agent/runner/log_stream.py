@@ -17,6 +17,7 @@ from agent.api.server import Features
 from agent.errors import ApiError, CredentialsRefused, ServerUnreachable
 from agent.models import Json
 from agent.runner.console import Console, Position, Range
+from agent.steps import Step, reached
 
 log = logging.getLogger(__name__)
 
@@ -92,16 +93,19 @@ class LogStream:
         batch = await asyncio.to_thread(self._events_of, chunk)
         doubtful = self._doubtful is not None
         self._console.write_shipped(self._position, self._last_ms, chunk)
+        reached(Step.CONSOLE_NOTED)
         pause = FIRST_PAUSE_SECONDS
         while not await self._try_to_send(batch, doubtful=doubtful):
             doubtful = True
             await asyncio.sleep(pause)
             pause = min(pause * 2, LONGEST_PAUSE_SECONDS)
+        reached(Step.CONSOLE_SENT)
         self._doubtful = None
         self._position = chunk.position
         if batch:
             self._last_ms = int(batch[-1]["timestamp"])
         self._console.write_shipped(self._position, self._last_ms, None)
+        reached(Step.CONSOLE_KEPT)
 
     def _events_of(self, chunk: Range) -> list[Json]:
         batch = self._console.events_of(chunk, task=self._task, worker=self._worker, run=self._run)

@@ -35,6 +35,7 @@ from agent.runner.rundir import Claim, RunDirectory, Runs, about
 from agent.runtimes.base import Runtime
 from agent.runtimes.host import kill_user_process
 from agent.states import RunPhase, TaskStatus
+from agent.steps import Step, reached
 
 log = logging.getLogger(__name__)
 
@@ -73,6 +74,7 @@ async def recover(
 
 async def _settle(context: RunContext, source: Source, run: RunDirectory, claim: Claim) -> Running | None:
     log.info("found run %s in phase %s", run.path.name, claim.phase.value, extra=about(claim, "recover"))
+    reached(Step.FOUND)
     match claim.phase:
         case RunPhase.CLAIMING:
             if await _was_popped(context, source, claim):

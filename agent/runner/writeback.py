@@ -10,6 +10,7 @@ from agent.api.client import AsyncClient, Call
 from agent.errors import ApiError
 from agent.models import Json, Task
 from agent.runner.rundir import RunDirectory
+from agent.steps import Step, reached
 
 log = logging.getLogger(__name__)
 
@@ -50,3 +51,4 @@ async def send_back(api: AsyncClient, task: Task, environment: Json) -> None:
             await api.send_until_answered(call)
         except ApiError as error:
             log.warning("%s", error.message, extra={"action": "write_back"})
+    reached(Step.PACKAGES_TOLD)

@@ -23,6 +23,8 @@ from agent.runner import recovery
 from agent.runner.claim import Claimant, first_waiting, give_back
 from agent.runner.lifecycle import RunContext, Running, launch, see_through
 from agent.runner.rundir import Claim, Runs
+from agent.steps import Step, reached
+from agent.worker.bars import Bars
 from agent.worker.listening import Listening
 from agent.worker.poller import Outage, Poller
 from agent.worker.signals import Stop, unless
@@ -69,6 +71,7 @@ class Shift:
     slots: Slots
     poller: Poller
     listening: Listening
+    bars: Bars
     context: RunContext
     below: Callable[[RunContext, Slot], contextlib.AbstractAsyncContextManager[RunContext]]
     say: Callable[[str], None]
@@ -88,6 +91,7 @@ class Crew:
         self._blocked_since: dict[int, float] = {}
         self._looked_at_blocked = -float("inf")
         self.undivided = Undivided()
+        shift.bars.listen(self._change.set)
 
     async def work(self, outage: Outage) -> None:
         """Until told to go: first what was left behind, by a previous agent or by trouble, then what waits in queues.
@@ -155,12 +159,15 @@ class Crew:
     async def _wait_for_one(self, outage: Outage) -> Waiting | None:
         shift = self._shift
         listening = shift.listening
-        offers_something = any(shift.slots.offers(place) for place in range(len(listening.queues)))
+        offers_something = any(self._offers(place) for place in range(len(listening.queues)))
         if self._members and not offers_something and not shift.slots.listens_while_full:
             await asyncio.get_running_loop().create_future()  # nothing can start before something ends
-        waiting = await shift.poller.next_waiting(lambda queue: shift.slots.offers(listening.place_of(queue.id)))
+        waiting = await shift.poller.next_waiting(lambda queue: self._offers(listening.place_of(queue.id)))
         outage.over()
         return waiting
+
+    def _offers(self, place: int) -> bool:
+        return not self._shift.bars and self._shift.slots.offers(place)
 
     async def _until_change(self, work: Awaitable[Waiting | None]) -> Waiting | None:
         """The result of `work`; None when a run has ended, when the slots want to be looked at, or on a wish to go."""
@@ -187,7 +194,7 @@ class Crew:
         shift = self._shift
         place = shift.listening.place_of(waiting.queue)
         await shift.slots.look(self._blocked_since)  # the server may have held the question for half a minute
-        slot = shift.slots.take(place, waiting) if shift.slots.offers(place) else None
+        slot = shift.slots.take(place, waiting) if self._offers(place) else None
         if slot is None:
             return
         is_taken = False
@@ -239,6 +246,7 @@ class Crew:
                     context = await stack.enter_async_context(shift.below(context, slot))
                 await see_through(context, running)
             await asyncio.to_thread(running.run.remove)  # a workspace may have a hundred thousand files
+            reached(Step.RUN_REMOVED)
         except (AgentError, OSError) as error:
             self._trouble = self._trouble or error
         finally:
@@ -272,7 +280,7 @@ class Crew:
 
     def _doing(self) -> str:
         if not self._claims:
-            why = self._shift.slots.why_not
+            why = self._shift.bars.stand.tag or self._shift.slots.why_not
             names = ", ".join(queue.name for queue in self._shift.listening.queues)
             return f"waiting: {why}" if why else f"idle, queues {names}"
         if len(self._claims) > 1:

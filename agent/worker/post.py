@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from agent.api.client import AsyncClient
 from agent.config.schema import Settings
@@ -11,6 +11,7 @@ from agent.models import ExecutorSetup, WorkerSetup
 from agent.runner.machine import GpuStats, MachineSampler
 from agent.runner.rundir import Runs
 from agent.runtimes.base import Runtime
+from agent.worker.bars import Bars
 from agent.worker.identity import Identity
 from agent.worker.service import Supervisor
 from agent.worker.signals import Stop
@@ -34,6 +35,7 @@ class Post:
     gpus: GpuStats | None
     gpus_for: GpusFor
     environ: Mapping[str, str]
+    bars: Bars = field(default_factory=Bars)
 
     def has_runs(self) -> bool:
         """Whether a run of this worker is still to be seen through."""

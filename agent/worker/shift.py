@@ -13,6 +13,7 @@ from agent.runner.abort import StatusBoard
 from agent.runner.claim import Source
 from agent.runner.lifecycle import RunContext
 from agent.worker.assembly import gate_for, slots_for
+from agent.worker.bars import Bars
 from agent.worker.closing import Closing
 from agent.worker.crew import Shift
 from agent.worker.gate import Gate
@@ -63,10 +64,11 @@ def shift_for(post: Post, source: Source, presence: Presence) -> Shift:
         slots=slots,
         poller=poller,
         listening=listening,
+        bars=post.bars,
         context=context,
         below=lambda context, slot: _as_sub_worker(post, context, slot),
         say=post.supervisor.status,
-        changed=lambda: _tell(slots, gate, presence),
+        changed=lambda: _tell(slots, gate, post.bars, presence),
         reserves=bool(post.setup.wishes) and agent.dynamic_gpus.reserve_after_seconds is not None,
     )
 
@@ -77,12 +79,12 @@ def _obey(slots: Slots, gate: Gate, setup: WorkerSetup) -> None:
         slots.limit = (setup.services or None) if gate.most_tasks is None else gate.most_tasks
 
 
-def _tell(slots: Slots, gate: Gate, presence: Presence) -> None:
+def _tell(slots: Slots, gate: Gate, bars: Bars, presence: Presence) -> None:
     """Let the server know whether tasks are taken, and what of."""
     stand = gate.stand()
     if stand.standing in (Standing.OPEN, Standing.FORCED_ON) and slots.why_not:
         stand = Stand(standing=Standing.WAITING, why=slots.why_not)
-    presence.tell(stand)
+    presence.tell(bars.stand if bars else stand)
     if (available := slots.available) is not None:
         presence.publish(AVAILABLE_GPUS, available)
 

@@ -8,6 +8,7 @@ from them:
     forced on [until TIME]        the runtime property `force` opens it, whatever its hours say
     forced off [until TIME]       the runtime property `force` closes it
     waiting: WHY                  it would take a task, and something of its host is missing (memory of its GPU, a GPU)
+    paused[: WHY]                 an operator has paused it
     cordoned: WHY                 something of its host is broken
 
 TIME is ISO 8601 with the offset of the worker's time zone. A worker without such a tag takes whatever comes.
@@ -29,6 +30,7 @@ class Standing(StrEnum):
     CLOSED = "closed"
     FORCED_OFF = "forced off"
     WAITING = "waiting"
+    PAUSED = "paused"
     CORDONED = "cordoned"
     DRAINING = "draining"
 

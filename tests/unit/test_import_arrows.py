@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).parent.parent.parent
 
 #: What everything in the agent may use; these import nothing of ours but each other.
-COMMON = {"models", "states", "errors", "logs", "journal", "files", "hours", "schedule", "table"}
+COMMON = {"models", "states", "steps", "errors", "logs", "journal", "files", "hours", "schedule", "table"}
 
 #: Who may import whom, besides itself and COMMON. A room that is missing here fails the test below.
 ARROWS: dict[str, set[str]] = {
@@ -30,6 +30,7 @@ ARROWS: dict[str, set[str]] = {
     "gpu": set(),
     "models": set(),
     "states": set(),
+    "steps": set(),
     "errors": set(),
     "logs": set(),
     "files": set(),
