@@ -97,7 +97,10 @@ def open_workspace(run_dir: str, *, stop: StopSignal) -> Iterator[Workspace]:
             redact=redact,
             inherited=inherited,
             commands=Commands(
-                environ=environments.for_commands(inherited, configured_environment(settings)),
+                environ={
+                    **environments.for_commands(inherited, configured_environment(settings)),
+                    environments.RUN: run_dir,
+                },
                 cwd=f"{run_dir}/workspace/scratch",
                 stop=stop,
                 show=console.info,

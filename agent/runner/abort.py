@@ -18,7 +18,7 @@ from agent.api.server import Features
 from agent.api.tasks import StatusLook
 from agent.errors import AgentError
 from agent.models import Task
-from agent.runner.outcome import StopCause, is_of_another
+from agent.runner.outcome import StopCause, is_of_another, is_stopping
 from agent.states import TaskStatus
 
 log = logging.getLogger(__name__)
@@ -48,8 +48,7 @@ def cause_in(look: StatusLook | None, *, worker: str = "") -> tuple[StopCause | 
         return StopCause.STATUS_CHANGED, False
     if look.status is TaskStatus.CREATED:
         return StopCause.RESET, False
-    is_stopping = look.status is TaskStatus.IN_PROGRESS and "stopping" in look.message
-    return StopCause.ABORT if is_stopping else None, True
+    return StopCause.ABORT if is_stopping(look) else None, True
 
 
 class StatusBoard:

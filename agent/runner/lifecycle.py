@@ -189,6 +189,8 @@ async def see_through(context: RunContext, running: Running) -> Verdict:
             await handle.wait()
         reached(Step.EXECUTOR_GONE)
         run.ensure()
+        if run.read_outcome() is None and await context.runtime.end_leftovers(run.path):
+            log.warning("ended what was left of task %s after its executor had died", claim.task, extra=about(claim))
         claim = run.advance(claim, RunPhase.EXITED)
         reached(Step.EXIT_WRITTEN)
         verdict = conclude(run, claim)
@@ -261,6 +263,8 @@ async def _end_when_asked(context: RunContext, run: RunDirectory, claim: Claim, 
     agent = context.settings.agent
     cause = await _first_cause(context, claim)
     reached(Step.STOP_SEEN)
+    run.request_stop(cause.value)
+    reached(Step.STOP_WRITTEN)
     if cause is StopCause.ABORT:
         callback = wait_for_abort_callback(
             context.api, claim.task, longest_seconds=agent.abort_callback_max_timeout_seconds
@@ -268,8 +272,6 @@ async def _end_when_asked(context: RunContext, run: RunDirectory, claim: Claim, 
         async with _beside(callback) as called, _beside(_set(context.end_task)) as told:
             await asyncio.wait((called, told), return_when=asyncio.FIRST_COMPLETED)
     log.info("stopping task %s: %s", claim.task, cause.value, extra=about(claim, "stop"))
-    run.request_stop(cause.value)
-    reached(Step.STOP_WRITTEN)
     handle.stop()
     reached(Step.STOP_SENT)
     await asyncio.sleep(agent.stop_grace_seconds + EXECUTOR_GRACE_SECONDS)

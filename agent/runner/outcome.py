@@ -159,6 +159,11 @@ def is_of_another(look: StatusLook, worker: str) -> bool:
     )
 
 
+def is_stopping(look: StatusLook) -> bool:
+    """Whether somebody has asked the server to abort a task that runs: ClearML has no state for that."""
+    return look.status is TaskStatus.IN_PROGRESS and "stopping" in look.message
+
+
 def final_call(task_id: str, verdict: Verdict, *, worker: str) -> Call[Json]:
     """The call that writes the verdict's status; the verdict must have one."""
     message = signature(worker)

@@ -41,3 +41,9 @@ class Runtime(Protocol):
     async def attach(self, run: Path) -> Handle | None:
         """The handle of an executor that an earlier daemon launched; None if it is gone."""
         ...
+
+    async def end_leftovers(self, run: Path) -> bool:
+        """End what an executor that was killed has left running; True if there was something. Returns when it is gone
+        (or cannot be killed).
+        """
+        ...
