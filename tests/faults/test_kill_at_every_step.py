@@ -4,23 +4,18 @@ all of its host at once. The steps are the code's own list, so one that is new i
 
 from __future__ import annotations
 
-import json
-import os
 import signal
-from collections.abc import Collection, Iterator
-from contextlib import suppress
+from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
 
 import pytest
-from support.agent import AgentProcess, create_script
 from support.apiserver import ServerProcess
-from support.invariants import Checker, counting_script, processes_of
+from support.fault_case import Case
 from support.watcher import Watcher
 
 from agent.steps import Step
 
-LINES = 15
 ORDER = list(Step)
 
 
@@ -82,69 +77,28 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
         yield running
 
 
-class Case:
-    """A server, an agent, and one task that counts."""
-
-    def __init__(self, server: ServerProcess, place: Path, story: Story) -> None:
-        self.server = server
-        self.place = place
-        self.story = story
-        self.queue = server.new_queue(place.name)
-        pause = 0.4 if story is Story.STOP else 0.01
-        script = counting_script(place / "ledger", lines=LINES, pause=pause)
-        self.task = create_script(server, script, queue=place.name)
-        self.checker = Checker(server=server, states=[place / "state"], ledger=place / "ledger", lines=LINES)
-
-    def start(self, watcher: Watcher) -> None:
-        name = self.place.name
-        self.agent = AgentProcess(
-            self.server,
-            self.place / "state",
-            name,
-            worker_id=f"h:{name}",
-            environ=watcher.environ,
-            stop_grace_seconds=1.0,
-        )
-
-    def kill(self, victim: Victim) -> None:
-        match victim:
-            case Victim.DAEMON:
-                self.agent.kill()
-            case Victim.EXECUTOR:
-                _kill(set(processes_of(self.task)) - self._programs())
-            case Victim.PROGRAM:
-                _kill(self._programs())
-            case Victim.SERVER:
-                self.server.kill()
-            case Victim.HOST:
-                self.agent.process.kill()
-                _kill(processes_of(self.task), at_least=0)
-                self.agent.kill()
-
-    def _programs(self) -> set[int]:
-        """What the executor has started; it may still wait for its program, and look like an executor."""
-        return {json.loads(file.read_text())["pid"] for file in self.place.glob("state/runs/*/user.json")}
-
-    def repair(self, victim: Victim) -> None:
-        """What a supervisor would do."""
-        if victim is Victim.SERVER:
-            self.server.restart()
-        if self.story is Story.GIVE_BACK and victim is Victim.SERVER:
-            self.agent.process.wait(30)
-        if victim in (Victim.DAEMON, Victim.HOST) or self.story is Story.GIVE_BACK:
-            self.agent.restart()
-
-    def end(self) -> None:
-        if self.agent.process.poll() is None:
-            self.agent.process.send_signal(signal.SIGINT)
-        self.agent.process.wait(30)
+def strike_at(case: Case, victim: Victim) -> None:
+    match victim:
+        case Victim.DAEMON:
+            case.agent.kill()
+        case Victim.EXECUTOR:
+            case.kill_executor()
+        case Victim.PROGRAM:
+            case.kill_program()
+        case Victim.SERVER:
+            case.server.kill()
+        case Victim.HOST:
+            case.kill_host()
 
 
-def _kill(pids: Collection[int], *, at_least: int = 1) -> None:
-    assert len(pids) >= at_least, "nobody to kill"
-    for pid in pids:
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+def repair(case: Case, story: Story, victim: Victim) -> None:
+    """What a supervisor would do."""
+    if victim is Victim.SERVER:
+        case.server.restart()
+        if story is Story.GIVE_BACK:
+            case.agent.process.wait(30)
+    if victim in (Victim.DAEMON, Victim.HOST) or story is Story.GIVE_BACK:
+        case.agent.restart()
 
 
 @pytest.fixture
@@ -157,31 +111,32 @@ def watcher() -> Iterator[Watcher]:
 def test_nothing_is_lost_when_somebody_is_killed(
     server: ServerProcess, tmp_path: Path, watcher: Watcher, step: Step, victim: Victim
 ) -> None:
-    case = Case(server, tmp_path, story_of(step))
+    story = story_of(step)
+    case = Case(server, tmp_path, environ=watcher.environ, script={"pause": 0.4 if story is Story.STOP else 0.01})
     wrong: list[str] = []
 
     def strike(_pid: int) -> None:
         wrong.extend(case.checker.now([case.task]))
-        case.kill(victim)
+        strike_at(case, victim)
 
     watcher.at(step, strike)
-    case.start(watcher)
+    case.start()
     try:
-        tell(case, watcher)
+        tell(case, story, watcher)
         watcher.wait(step)
-        case.repair(victim)
-        case.checker.settle([case.task], excused=excuses(step, victim))
+        repair(case, story, victim)
+        status = case.settle(excused=excuses(step, victim))
         assert not wrong
-        assert server.status(case.task) in expected(step, victim)
-        if victim in (Victim.DAEMON, Victim.SERVER) and case.story is not Story.STOP:
+        assert status in expected(step, victim)
+        if victim in (Victim.DAEMON, Victim.SERVER) and story is not Story.STOP:
             assert len(case.checker.attempts(case.task)) == 1
     finally:
         case.end()
 
 
-def tell(case: Case, watcher: Watcher) -> None:
+def tell(case: Case, story: Story, watcher: Watcher) -> None:
     """Bring the task to where the story wants it; the watcher strikes on the way."""
-    match case.story:
+    match story:
         case Story.PLAIN:
             return
         case Story.STOP:
