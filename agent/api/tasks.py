@@ -71,9 +71,12 @@ def _looks(data: Json) -> dict[str, StatusLook]:
     }
 
 
-def started(task_id: str, *, reason: str, message: str, force: bool = False) -> Call[Json]:
-    """queued/created → in_progress; 400/110 where the state machine forbids it."""
-    return _transition("tasks.started", task_id, reason, message, force)
+def started(task_id: str, *, reason: str, message: str, force: bool = False, claim: str = "") -> Call[Json]:
+    """queued, created or stopped → in_progress; 400/110 where the state machine forbids it.
+
+    With `claim` (`tasks.started.claim`) only if the pop of that claim is the last that was said of the task.
+    """
+    return _transition("tasks.started", task_id, reason, message, force, **({"claim": claim} if claim else {}))
 
 
 def completed(task_id: str, *, reason: str, message: str, force: bool = False) -> Call[Json]:
@@ -88,8 +91,8 @@ def failed(task_id: str, *, reason: str, message: str, force: bool = False) -> C
     return _transition("tasks.failed", task_id, reason, message, force)
 
 
-def _transition(endpoint: str, task_id: str, reason: str, message: str, force: bool) -> Call[Json]:
-    body = {"task": task_id, "status_reason": reason, "status_message": message, "force": force}
+def _transition(endpoint: str, task_id: str, reason: str, message: str, force: bool, **more: str) -> Call[Json]:
+    body = {"task": task_id, "status_reason": reason, "status_message": message, "force": force, **more}
     return plain(endpoint, body)
 
 

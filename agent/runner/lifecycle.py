@@ -118,10 +118,12 @@ async def start_on_server(context: RunContext, claimed: Claimed) -> Claim | None
     """queued → in_progress, once and not by force; None if the server does not want that any more.
 
     A call whose fate is not known is not simply repeated: meanwhile the task may have been aborted (a repeat would
-    overwrite that), or given to another agent because nothing was heard of it.
+    overwrite that), or given to another agent because nothing was heard of it. Where the server can compare, it does:
+    elsewhere an abort in the moment between our look and this call is overruled.
     """
     task = claimed.claim.task
-    started = tasks.started(task, reason="worker started execution", message=signature(context.worker))
+    claim = claimed.claim.token if context.features.claimed_start and claimed.claim.queue else ""
+    started = tasks.started(task, reason="worker started execution", message=signature(context.worker), claim=claim)
     try:
         pauses = growing_pauses()
         while not await _took_effect(context, claimed.claim, started):
@@ -136,9 +138,9 @@ async def start_on_server(context: RunContext, claimed: Claimed) -> Claim | None
         claimed.run.remove()
         return None
     reached(Step.START_TOLD)
-    claim = claimed.run.advance(claimed.claim, RunPhase.STARTED)
+    started_claim = claimed.run.advance(claimed.claim, RunPhase.STARTED)
     reached(Step.START_WRITTEN)
-    return claim
+    return started_claim
 
 
 async def _took_effect(context: RunContext, claim: Claim, call: Call[Json]) -> bool:

@@ -13,7 +13,7 @@ from .. import clock, errors, states
 from ..announcements import StatusChanged
 from ..identity import SYSTEM_USER
 from ..query import Document
-from . import projects, queues, tasks
+from . import popping, projects, queues, tasks
 from .database import Row, Session, Transaction
 from .schema import lease, model, queue_entry, task
 
@@ -70,9 +70,14 @@ def _allowed(tx: Session, task_id: str, status: str, asked: Asked) -> Row:
 # --- running ---
 
 
-def start(tx: Transaction, task_id: str, asked: Asked) -> Document:
-    """in_progress. The entry that may still wait in a queue goes in the same transaction."""
+def start(tx: Transaction, task_id: str, asked: Asked, *, claim: str | None = None) -> Document:
+    """in_progress. The entry that may still wait in a queue goes in the same transaction.
+
+    With the claim of a pop, what was said of the task since then (an abort, a reset, another pop) is not overruled.
+    """
     found = _allowed(tx, task_id, states.IN_PROGRESS, asked)
+    if claim is not None and (found["status"] != states.QUEUED or popping.is_of_another(tx, task_id, claim)):
+        raise errors.INVALID_TASK_STATUS("The claim has ended", current_status=found["status"], claim=claim)
     queues.remove(tx, task_id)
     if found["status"] == states.IN_PROGRESS and found["started"]:
         return change(tx, found, states.IN_PROGRESS, asked)

@@ -91,7 +91,7 @@ class Checker:
         return [
             f"task {task}: {problem}"
             for task in tasks
-            for problem in self._wrong_place(task, self._status(task), queued.count(task))
+            for problem in self._wrong_place(task, self.status(task), queued.count(task))
         ]
 
     def _wrong_place(self, task: str, status: str, queues: int) -> Iterator[str]:
@@ -118,12 +118,12 @@ class Checker:
         try:
             wait_for(at_rest, seconds=seconds, what="all tasks are at rest")
         except AssertionError as error:
-            places = [f"{task}: {self._status(task)} {[c['phase'] for _, c in self.runs_of(task)]}" for task in tasks]
+            places = [f"{task}: {self.status(task)} {[c['phase'] for _, c in self.runs_of(task)]}" for task in tasks]
             raise AssertionError(f"{error}: {places}; {self.now(tasks)}") from None
         assert not (wrong := self.settled(tasks, excused)), "\n".join(wrong)
 
     def _is_at_rest(self, task: str) -> bool:
-        status = self._status(task)
+        status = self.status(task)
         return not self.runs_of(task) and status in {*ENDED, "created", "gone"}
 
     def settled(self, tasks: Sequence[str], excused: frozenset[str] = frozenset()) -> list[str]:
@@ -136,7 +136,7 @@ class Checker:
         return found
 
     def _wrong_end(self, task: str, excused: frozenset[str]) -> Iterator[str]:
-        status, attempts = self._status(task), self.attempts(task)
+        status, attempts = self.status(task), self.attempts(task)
         if pids := processes_of(task):
             yield f"is {status}, and its processes {pids} live"
         if status == "gone":
@@ -146,12 +146,21 @@ class Checker:
             yield f"is completed, and its last attempt ended with {last}"
         if status == "failed" and last == 0 and "outcome" not in excused:
             yield f"is failed, and its last attempt ended with 0: {self._reason(task)}"
-        if "console" not in excused:
-            yield from self._wrong_console(task, attempts)
+        is_forgotten = status == "created" and "earlier consoles" in excused
+        if "console" not in excused and not is_forgotten:
+            yield from self._wrong_console(task, attempts, is_reset="earlier consoles" in excused)
 
-    def _wrong_console(self, task: str, attempts: Sequence[Attempt]) -> Iterator[str]:
-        """All lines of an attempt that came to its end, and the first lines of one that was killed, in order, once."""
-        lines = iter([*self.console(task), None])
+    def _wrong_console(self, task: str, attempts: Sequence[Attempt], *, is_reset: bool) -> Iterator[str]:
+        """All lines of an attempt that came to its end, and the first lines of one that was killed, in order, once.
+
+        Where the console of an earlier attempt is excused, what a reset has left of it may be anything.
+        """
+        written = self.console(task)
+        if is_reset and attempts:
+            attempts = attempts[-1:]
+            written = [line for line in written if line.startswith(f"{attempts[0].pid} ")]
+            attempts = attempts if written or attempts[0].code is not None else ()
+        lines = iter([*written, None])
         line = next(lines)
         for attempt in attempts:
             number = 0
@@ -171,6 +180,11 @@ class Checker:
             if entry["task"] == task and entry["event"] in ("begin", "end"):
                 found[entry["process"][0]] = entry.get("code")
         return [Attempt(pid=pid, code=code) for pid, code in found.items()]
+
+    def status(self, task: str) -> str:
+        """The status of a task; "gone" if the server has none such."""
+        found = self.server.call("tasks.get_all", id=[task], only_fields=["status"])["tasks"]
+        return str(found[0]["status"]) if found else "gone"
 
     def runs_of(self, task: str) -> list[tuple[Path, dict[str, Any]]]:
         """The run directories of a task in all state directories, with their claims."""
@@ -195,10 +209,6 @@ class Checker:
     def _queued(self) -> list[str]:
         queues = self.server.call("queues.get_all", only_fields=["entries"])["queues"]
         return [entry["task"] for queue in queues for entry in queue.get("entries") or ()]
-
-    def _status(self, task: str) -> str:
-        found = self.server.call("tasks.get_all", id=[task], only_fields=["status"])["tasks"]
-        return str(found[0]["status"]) if found else "gone"
 
     def _reason(self, task: str) -> str:
         return str(self.server.call("tasks.get_by_id", task=task)["task"].get("status_reason"))
