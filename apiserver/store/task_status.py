@@ -179,7 +179,7 @@ def send_back(tx: Transaction, task_id: str, asked: Asked) -> None:
 
 
 def publish(tx: Transaction, task_id: str, asked: Asked, *, publish_model: bool) -> Document:
-    """published, for good; its last output model with it."""
+    """published, for good; its last output model with it. By force even from a queue, which it then leaves."""
     found = tasks.row(tx, task_id, asked.company)
     if found["status"] not in states.PUBLISHABLE and not asked.force:
         raise errors.INVALID_TASK_STATUS(
@@ -188,6 +188,7 @@ def publish(tx: Transaction, task_id: str, asked: Asked, *, publish_model: bool)
     outputs = found["models"].get("output") or []
     if publish_model and outputs:
         tx.execute(sa.update(model).where(model.c.id == outputs[-1]["model"]).values(ready=True, last_update=tx.now))
+    queues.remove(tx, task_id)
     return change(tx, found, states.PUBLISHED, asked, published=tx.now)
 
 

@@ -125,6 +125,13 @@ def test_execute_remotely_can_enqueue_a_task_that_it_stopped(server: ServerProce
 # --- content
 
 
+def test_a_task_that_is_published_by_force_leaves_its_queue(server: ServerProcess, queue: str) -> None:
+    task = server.new_task()
+    server.call("tasks.enqueue", task=task, queue=queue)
+    server.call("tasks.publish", task=task, force=True)
+    assert waiting_in(server, queue) == []
+
+
 def claimed(server: ServerProcess, queue: str, claim: str) -> str:
     task = server.new_task()
     server.call("tasks.enqueue", task=task, queue=queue)

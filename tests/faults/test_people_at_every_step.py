@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator
 from enum import StrEnum
 from pathlib import Path
@@ -20,6 +21,7 @@ class Deed(StrEnum):
     DELETE = "delete"
     QUEUE_AGAIN = "queue_again"
     PUBLISH = "publish"
+    DELETE_QUEUE = "delete_queue"
 
 
 #: Steps of a task that nobody stops and that is not given back, in order.
@@ -51,6 +53,8 @@ def do(server: ServerProcess, deed: Deed, task: str, queue: str) -> None:
             server.call("tasks.enqueue", task=task, queue=queue)
         case Deed.PUBLISH:
             server.call("tasks.publish", task=task, force=True)
+        case Deed.DELETE_QUEUE:
+            server.call("queues.delete", queue=queue, force=True)
 
 
 def expected(deed: Deed, step: Step) -> set[str]:
@@ -65,6 +69,8 @@ def expected(deed: Deed, step: Step) -> set[str]:
             return {"completed"}
         case Deed.PUBLISH:
             return {"published"}
+        case Deed.DELETE_QUEUE:
+            return {"created", "stopped"} if step in (Step.SEEN, Step.CLAIM_WRITTEN) else {"completed"}
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +106,23 @@ def test_what_somebody_says_of_a_task_stands(server: ServerProcess, tmp_path: Pa
             assert status in ({"completed"} if refused else expected(deed, step)), refused
             if deed is Deed.ABORT and step in BEFORE_START and not refused:
                 assert not case.checker.attempts(case.task)
+        finally:
+            case.end()
+
+
+def test_a_task_whose_queue_is_deleted_before_it_can_be_given_back_is_not_forgotten(
+    server: ServerProcess, tmp_path: Path
+) -> None:
+    with Watcher() as watcher:
+        case = Case(server, tmp_path, environ=watcher.environ)
+        watcher.at(Step.POPPED, lambda _: case.agent.process.send_signal(signal.SIGTERM))
+        watcher.at(Step.GIVING_BACK, lambda _: server.call("queues.delete", queue=case.queue, force=True))
+        case.start()
+        try:
+            watcher.wait(Step.GIVING_BACK)
+            assert case.settle() == "stopped"
+            reason = server.call("tasks.get_by_id", task=case.task)["task"]["status_reason"]
+            assert reason == f"queue {case.name} is gone"
         finally:
             case.end()
 

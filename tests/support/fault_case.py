@@ -61,7 +61,7 @@ class Case:
     def settle(self, *, seconds: float = 60.0, excused: frozenset[str] = frozenset()) -> str:
         """Wait for the end, have everything checked, and answer the task's status."""
         self.checker.settle([self.task], seconds=seconds, excused=excused)
-        return self.server.status(self.task)
+        return self.checker.status(self.task)
 
     def kill_executor(self) -> None:
         """The executor, and not what it has started, which may still look like an executor."""
