@@ -140,3 +140,11 @@ class SetupFailed(AgentError):
         super().__init__(message, hint=hint)
         self.infrastructure = infrastructure
         self.details = details
+
+    @property
+    def paragraph(self) -> str:
+        """What failed and what to do, without the details. A hint that shows a part of a file keeps its lines."""
+        return f"{self.message}. {self.hint}" if self.hint and "\n" not in self.hint else super().__str__()
+
+    def __str__(self) -> str:
+        return "\n".join(filter(None, [super().__str__(), self.details]))

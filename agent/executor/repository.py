@@ -15,12 +15,12 @@ import time
 from agent.errors import SetupFailed
 from agent.executor import mirror as mirrors
 from agent.executor.checkout import Source
-from agent.executor.git import Git, open_git, refuse_option
+from agent.executor.git import Git, failure, open_git, refuse_option
 from agent.executor.mirror import Mirror
 from agent.executor.remotes import Candidate, Remote, candidates, credentials_for, instead_of, parse
 from agent.executor.workspace import Workspace
 from agent.models import Script
-from agent.process.run import CommandFailed, tail
+from agent.process.run import CommandFailed
 
 _FULL_ID = r"[0-9a-f]{40}|[0-9a-f]{64}"
 _SOME_ID = r"[0-9a-fA-F]{7,64}"
@@ -144,9 +144,7 @@ def _working_copy(mirror: Mirror, folder: str, commit: str, recorded: Remote) ->
     try:
         mirror.git.run("-c", "checkout.workers=0", "reset", "--hard", "--quiet", commit, cwd=folder)
     except CommandFailed as error:
-        raise SetupFailed(
-            f"git cannot check out commit {commit}", hint=tail(error.output), infrastructure=True
-        ) from error
+        raise failure(error, f"git cannot check out commit {commit}") from error
 
 
 def _share_objects(mirror: Mirror, objects: str) -> None:
@@ -182,9 +180,7 @@ def _submodules(workspace: Workspace, git: Git) -> None:
     try:
         git.run("submodule", "--quiet", "update", "--init", "--recursive", "--jobs", "4", cwd=workspace.code)
     except CommandFailed as error:
-        raise SetupFailed(
-            "a submodule of the repository cannot be fetched", hint=tail(error.output), infrastructure=True
-        ) from error
+        raise failure(error, "a submodule of the repository cannot be fetched") from error
 
 
 def _warn_about_large_files(workspace: Workspace) -> None:
