@@ -16,7 +16,7 @@ from agent.errors import SetupFailed
 from agent.executor.remotes import Credential
 from agent.files import write_json
 from agent.process.run import CommandFailed, Commands, Completed, tail
-from agent.process.trouble import trouble_in
+from agent.process.trouble import CANNOT_WRITE, is_full, trouble_in
 
 FETCH_SECONDS = 4 * 3600.0
 _SETTINGS: tuple[tuple[str, str], ...] = (
@@ -111,15 +111,25 @@ def _helper(credentials_path: str) -> str:
     return f"!{quote(sys.executable)} -I -S {quote(script)} {quote(credentials_path)}"
 
 
-def failure(error: CommandFailed, what: str) -> SetupFailed:
-    """A failed git command as the error of a task's set-up. What nobody knows is held against the host."""
+def failure(error: CommandFailed, what: str, *, folder: str = "") -> SetupFailed:
+    """A failed git command as the error of a task's set-up. What nobody knows is held against the host.
+
+    `folder` is where it was to write.
+    """
     trouble = trouble_in(error.output)
+    if trouble is not None and trouble.what == CANNOT_WRITE and is_full(folder):
+        trouble = trouble_in("No space left on device")
     return SetupFailed(
-        f"{what}: {trouble.what if trouble else error.message}",
-        hint=trouble.advice if trouble else "What git said stands above.",
+        f"{what}: {trouble.what if trouble else _last_words(error)}",
+        hint=trouble.advice if trouble else "All that git said stands above.",
         details=tail(error.output),
         infrastructure=trouble is None or trouble.infrastructure,
     )
+
+
+def _last_words(error: CommandFailed) -> str:
+    said = [line for line in error.output.splitlines() if line.startswith(("fatal: ", "error: "))]
+    return said[-1].partition(": ")[2] if said else error.message
 
 
 def refuse_option(what: str, value: str) -> None:

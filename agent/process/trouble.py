@@ -8,9 +8,15 @@ tomorrow, and only a person can change that.
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 
+BROKEN_COPY = "the copy of the repository on this host is broken"
+CANNOT_WRITE = "a file of this host cannot be written"
+DISK_FULL = "the disk is full"
+#: A disk with less is full: git does not say why it cannot write.
+_LEAST_FREE_BYTES = 16 * 1024 * 1024
 _LATER = "Nothing in the task is at fault: run it again later, or tell whoever operates this host."
 
 
@@ -31,7 +37,7 @@ class Trouble:
 _DISK = (
     (
         r"no space left on device|disk quota exceeded|\[errno (28|122)\]|os error (28|122)\b",
-        "the disk is full",
+        DISK_FULL,
         f"Free space on the host that ran this task (its state and cache folders). {_LATER}",
     ),
     (
@@ -42,6 +48,13 @@ _DISK = (
 )
 _ROWS = (
     (
+        r"^.*(fatal|error): (not a git repository|bad config line \d+ in file \./|wrong index"
+        r"|index file .* is too small|packfile .* (corrupt|cannot be)|.*object .* is corrupt|bad object|inflate|object file .* is empty"
+        r"|.*did not send all necessary objects|unable to read|failed to read object|missing (blob|tree|commit))",
+        BROKEN_COPY,
+        f"Remove it from the cache of repositories (agent.vcs_cache.path). {_LATER}",
+    ),
+    (
         r"could not resolve (host|proxy)|temporary failure in name resolution|name or service not known|dns error"
         r"|failed to lookup address|nameresolutionerror|no address associated with hostname",
         "the name of its server cannot be resolved",
@@ -50,7 +63,7 @@ _ROWS = (
     (
         r"error setting certificate|certificate (file|bundle)|could not find a suitable tls ca|ssl certificate problem"
         r"|certificate verif\w+ failed|invalid peer certificate|invalid `?ssl_cert_file|error reading ca cert"
-        r"|server certificate verification failed|host key verification failed",
+        r"|server certificate verification failed|host key verification failed|problem with the ssl ca",
         "the identity of its server cannot be verified",
         f"Check the CA certificates and known hosts of this host, and the certificate of the server. {_LATER}",
     ),
@@ -92,8 +105,8 @@ _ROWS = (
     (
         r"\[errno 13\]|os error 13\b|permission denied$|cannot mkdir|unable to (create|write|append)"
         r"|insufficient permission",
-        "a folder of this host may not be written",
-        f"Check who owns the state and cache folders of the agent. {_LATER}",
+        CANNOT_WRITE,
+        f"Check who owns the state and cache folders of the agent, and the disk below them. {_LATER}",
     ),
 )
 _REFUSALS = (
@@ -140,6 +153,15 @@ def trouble_in(output: str) -> Trouble | None:
                 place = _address_near(own, match.start()) if infrastructure else ""
                 return Trouble(what=what, advice=advice, infrastructure=infrastructure, place=place)
     return None
+
+
+def is_full(folder: str) -> bool:
+    """Whether hardly anything can be written into a folder any more."""
+    try:
+        room = os.statvfs(folder)
+    except OSError:
+        return False
+    return room.f_bavail * room.f_frsize < _LEAST_FREE_BYTES or (room.f_files > 0 and room.f_favail == 0)
 
 
 def _address_near(output: str, position: int) -> str:
