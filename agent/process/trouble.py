@@ -49,7 +49,8 @@ _DISK = (
 _ROWS = (
     (
         r"^.*(fatal|error): (not a git repository|bad config line \d+ in file \./|wrong index"
-        r"|index file .* is too small|packfile .* (corrupt|cannot be)|.*object .* is corrupt|bad object|inflate|object file .* is empty"
+        r"|index file .* is too small|packfile .* (corrupt|cannot be)|.*object .* is corrupt|bad object|inflate"
+        r"|object file .* is empty"
         r"|.*did not send all necessary objects|unable to read|failed to read object|missing (blob|tree|commit))",
         BROKEN_COPY,
         f"Remove it from the cache of repositories (agent.vcs_cache.path). {_LATER}",

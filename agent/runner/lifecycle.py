@@ -35,6 +35,7 @@ from agent.runner.rundir import Claim, RunDirectory, about
 from agent.runner.sampler import report_resources
 from agent.runner.writeback import send_back, write_back
 from agent.runtimes.base import Handle, Runtime
+from agent.runtimes.host import kill_user_process
 from agent.states import RunPhase, TaskStatus
 from agent.steps import Step, reached
 
@@ -194,6 +195,7 @@ async def see_through(context: RunContext, running: Running) -> Verdict:
         ):
             await handle.wait()
         reached(Step.EXECUTOR_GONE)
+        end_orphan(run, claim)
         run.ensure()
         claim = run.advance(claim, RunPhase.EXITED)
         reached(Step.EXIT_WRITTEN)
@@ -211,6 +213,12 @@ async def see_through(context: RunContext, running: Running) -> Verdict:
     run.advance(claim, RunPhase.REPORTED)
     reached(Step.REPORT_WRITTEN)
     return verdict
+
+
+def end_orphan(run: RunDirectory, claim: Claim) -> None:
+    """End what is left of a task whose executor is gone without an outcome: nobody else does, and it may run again."""
+    if run.read_outcome() is None and kill_user_process(run.path):
+        log.warning("ended what was left of task %s after its executor had died", claim.task, extra=about(claim))
 
 
 async def conclude(context: RunContext, run: RunDirectory, claim: Claim, task: Task) -> Verdict:

@@ -33,7 +33,6 @@ from agent.runner.lifecycle import RunContext, Running
 from agent.runner.outcome import StopCause, is_of_another, signature
 from agent.runner.rundir import Claim, RunDirectory, Runs, about
 from agent.runtimes.base import Runtime
-from agent.runtimes.host import kill_user_process
 from agent.states import RunPhase, TaskStatus
 from agent.steps import Step, reached
 
@@ -101,8 +100,6 @@ async def _settle_started(context: RunContext, run: RunDirectory, claim: Claim) 
     if run.read_outcome() is None:
         if run.read("launch") is None:
             return await _settle_unlaunched(context, run, claim, await _look(context, claim))
-        if kill_user_process(run.path):
-            log.warning("ended what was left of task %s after its executor had died", claim.task, extra=about(claim))
     return await _settle_ended(context, run, claim)
 
 
