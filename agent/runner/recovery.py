@@ -29,7 +29,7 @@ from agent.errors import ApiError
 from agent.models import Task
 from agent.runner import claim as claiming
 from agent.runner.claim import Source
-from agent.runner.lifecycle import RunContext, Running
+from agent.runner.lifecycle import RunContext, Running, end_orphan
 from agent.runner.outcome import StopCause, is_of_another, signature
 from agent.runner.rundir import Claim, RunDirectory, Runs, about
 from agent.runtimes.base import Runtime
@@ -100,6 +100,7 @@ async def _settle_started(context: RunContext, run: RunDirectory, claim: Claim) 
     if run.read_outcome() is None:
         if run.read("launch") is None:
             return await _settle_unlaunched(context, run, claim, await _look(context, claim))
+        end_orphan(run, claim)
     return await _settle_ended(context, run, claim)
 
 
