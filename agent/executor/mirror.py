@@ -81,6 +81,7 @@ def fetch(
                 _fetch(mirror, road.remote.url, extra)
             except CommandFailed as error:
                 failures.append((road, error))
+                _sweep(mirror.path)  # git leaves half a pack behind when it has filled the disk
                 continue
             _remember(mirror.path, road)
             _tidy(mirror)

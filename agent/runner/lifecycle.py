@@ -277,11 +277,12 @@ async def _wait_before_retry(context: RunContext, run: RunDirectory, claim: Clai
     ):
         await asyncio.wait((seen, told), timeout=max(left, 0.0), return_when=asyncio.FIRST_COMPLETED)
         cause = seen.result() if seen.done() else StopCause.SHUTDOWN if told.done() else None
-    if cause is not None:
-        verdict = stopped_by(cause)
-        run.write_verdict(verdict)
-        say_end(run, claim, verdict)
-    reached(Step.RETRY_DUE)
+    if cause is None:
+        reached(Step.RETRY_DUE)
+        return verdict
+    verdict = stopped_by(cause)
+    run.write_verdict(verdict)
+    say_end(run, claim, verdict)
     return verdict
 
 

@@ -18,6 +18,7 @@ import pytest
 from support.agent import AgentProcess, agent_on, console_of, create_script, is_alive, wait_for, wait_for_status
 from support.apiserver import ServerProcess
 from support.cli import run_cli
+from support.disks import enlarge, needs_root, small_disk
 from support.documents import ROOT
 from support.faulty_http import nobody
 from support.plain_server import plain_server
@@ -86,6 +87,26 @@ def test_a_task_is_tried_again_until_its_git_server_is_back(server: ServerProces
     assert len(told) == done["runtime"]["_retries"] >= 2
     assert "its server is in trouble. Nothing in the task is at fault" in told[0]
     assert not said(server, task, "Traceback")
+
+
+@needs_root
+def test_a_task_is_tried_again_until_there_is_space_on_the_disk(server: ServerProcess, tmp_path: Path) -> None:
+    repository = make_repository(tmp_path / "git/x.git", {"main.py": "print('ran')\n", "big": os.urandom(6_000_000)})
+    with small_disk(tmp_path / "disk", "5m") as disk, agent_on(server, disk) as agent:
+        task = with_policy(
+            server,
+            "",
+            repository=str(repository.folder),
+            branch="main",
+            entry_point="main.py",
+            retry_on="infrastructure",
+            retry_delay_seconds=1,
+        )
+        wait_for(lambda: said(server, task, "Retry 1 of 3"), what="the first failure")
+        assert said(server, task, "the disk is full")
+        enlarge(disk, "64m")
+        assert wait_for_status(server, task, "completed", "failed", seconds=60)["status"] == "completed"
+        assert agent.process.poll() is None
 
 
 def test_an_infrastructure_failure_is_told_apart_and_by_default_not_retried(

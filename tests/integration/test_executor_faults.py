@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.disks import needs_root, small_disk
 from support.executor import Run, literal, make_run, settings_in
 from support.faulty_http import CLOSED, CUT, answering, hanging, nobody
 from support.repositories import Repository, make_repository
@@ -18,7 +19,6 @@ from support.wheels import make_wheel
 
 NOTHING = "pass\n"
 SECRET = "s3cr3t-t0ken"
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")
 
 
 def end_of(run: Run, **environ: str) -> dict[str, Any]:
@@ -239,16 +239,6 @@ def test_an_interpreter_of_the_configuration_that_is_not_there(tmp_path: Path) -
 
 
 # --- the host
-
-
-@contextmanager
-def small_disk(folder: Path, size: str) -> Iterator[Path]:
-    folder.mkdir(parents=True)
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size},mode=700", "none", str(folder)], check=True)
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 @needs_root
