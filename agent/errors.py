@@ -9,10 +9,15 @@ the narrower codes below let a unit file or a script tell causes apart.
     2 usage                        7 bad GPU specification
     3 configuration                8 an agent with this worker id is already running
     4 server unreachable           9 nobody can tell which GPUs there are
-                                 254 interrupted
+   75 infrastructure failure     254 interrupted
+
+75 (EX_TEMPFAIL of sysexits.h) is the exit code of a task that failed because of its host, the network or a server that
+it needs, and not because of its own code: `clearml-agent execute` ends with it, and the task's status reason names it.
 """
 
 from __future__ import annotations
+
+INFRASTRUCTURE_EXIT_CODE = 75
 
 
 class AgentError(Exception):
@@ -126,10 +131,20 @@ class ReplyLost(ServerUnreachable):
 class SetupFailed(AgentError):
     """A task could not be brought to its first line; becomes the error of its outcome.
 
-    `infrastructure` tells trouble of the host, the network, a git server or a package index from a fault that the
-    task would show on any host.
+    `infrastructure` tells trouble of the host, the network, a git server or a package index, which may be over in a
+    while or not be there on another host, from a fault that the task would show anywhere. `details` are the words of
+    the tool that failed, which people see above the error.
     """
 
-    def __init__(self, message: str, *, hint: str = "", infrastructure: bool = False) -> None:
+    def __init__(self, message: str, *, hint: str = "", infrastructure: bool = False, details: str = "") -> None:
         super().__init__(message, hint=hint)
         self.infrastructure = infrastructure
+        self.details = details
+
+    @property
+    def paragraph(self) -> str:
+        """What failed and what to do, without the details. A hint that shows a part of a file keeps its lines."""
+        return f"{self.message}. {self.hint}" if self.hint and "\n" not in self.hint else super().__str__()
+
+    def __str__(self) -> str:
+        return "\n".join(filter(None, [super().__str__(), self.details]))

@@ -99,7 +99,9 @@ class Outcome:
     `phase` is the step that ended the run ("prepare", "checkout", "patch", "requirements", "environment", "run").
     In phase "run" exactly one of `exit_code` (0..255) and `signal` (number) is set; before it, `error` says in
     one paragraph what failed and what to try, and `infrastructure` tells a fault of the host or the network from a
-    fault of the task. `stopped`: the end was asked for (SIGTERM to the executor). Times are epoch milliseconds.
+    fault of the task; `told`: the task's console has it already. A program that could not even be started leaves an
+    `error` in phase "run", too. `stopped`: the end was asked for (SIGTERM to the executor). Times are epoch
+    milliseconds.
     """
 
     phase: str
@@ -107,10 +109,16 @@ class Outcome:
     signal: int | None = None
     error: str = ""
     infrastructure: bool = False
+    told: bool = False
     stopped: bool = False
     timings: Mapping[str, float] = field(default_factory=dict)
     finished_at_ms: int = 0
     version: int = 1
+
+    @property
+    def has_ended_itself(self) -> bool:
+        """Whether the user's process was started and came to an end of its own."""
+        return self.phase == "run" and not self.error
 
     def to_json(self) -> Json:
         return asdict(self)

@@ -58,11 +58,16 @@ class Step(StrEnum):
     # the daemon sees the end (agent/runner/lifecycle.py)
     EXECUTOR_GONE = "executor_gone"
     EXIT_WRITTEN = "exit_written"
+    VERDICT_WRITTEN = "verdict_written"  # what it will be told to have come to
     END_NOTED = "end_noted"  # the last line of the console
     CONSOLE_DONE = "console_done"  # all of it is on the server
     END_TOLD = "end_told"  # the final status is on the server
     REPORT_WRITTEN = "report_written"
     RUN_REMOVED = "run_removed"
+
+    # a task that failed is queued again (agent/runner/lifecycle.py), once its console is there
+    RETRY_DUE = "retry_due"  # its delay has gone by, and nobody has ended it meanwhile
+    RETRY_COUNTED = "retry_counted"  # the server has the number of the retry
 
     # a task that did not start goes back to its queue (agent/runner/claim.py)
     GIVING_BACK = "giving_back"

@@ -82,6 +82,9 @@ def _exit_codes() -> str:
     for error in vars(errors).values():
         if isinstance(error, type) and issubclass(error, errors.AgentError) and vars(error).get("exit_code", 1) != 1:
             rows.setdefault(error.exit_code, []).append(_cell(error.__doc__ or "").rstrip("."))
+    rows[errors.INFRASTRUCTURE_EXIT_CODE] = [
+        f"`{PROGRAM} execute`: the infrastructure of the task has failed ([retries](retries.md)), and not its own code"
+    ]
     lines = [f"| {code} | {'; '.join(texts)} |" for code, texts in sorted(rows.items())]
     note = f"\n`{PROGRAM} execute` ends with the task's own exit code once the task has started.\n"
     return "\n".join(["## Exit codes\n", "| code | |", "|---|---|", *lines]) + "\n" + note

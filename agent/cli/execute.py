@@ -49,7 +49,11 @@ def command(
     log_level: str,
     standalone_mode: bool,
 ) -> int:
-    """Run one task in the foreground. The exit code is the task's."""
+    """Run one task in the foreground. The exit code is the task's.
+
+    It is 75 if the host, the network or a server that the task needs has failed, and 1 if the task could not be set up
+    through a fault of its own. A retry policy of the task does not apply: it is run once.
+    """
     if disable_monitoring and full_monitoring:
         raise UsageError("--disable-monitoring and --full-monitoring exclude each other")
     if clone and require_queue:

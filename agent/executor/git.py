@@ -15,7 +15,8 @@ from dataclasses import dataclass, field, replace
 from agent.errors import SetupFailed
 from agent.executor.remotes import Credential
 from agent.files import write_json
-from agent.process.run import CommandFailed, Commands, Completed
+from agent.process.run import CommandFailed, Commands, Completed, tail
+from agent.process.trouble import CANNOT_WRITE, is_full, trouble_in
 
 FETCH_SECONDS = 4 * 3600.0
 _SETTINGS: tuple[tuple[str, str], ...] = (
@@ -35,8 +36,6 @@ _SETTINGS: tuple[tuple[str, str], ...] = (
     ("http.lowSpeedLimit", "1000"),
     ("http.lowSpeedTime", "60"),
 )
-#: What git says when the task is at fault and no other host or hour would help.
-_TASK_FAULTS = ("does not exist", "not found", "does not appear to be a git repository", "is not valid: is this a git")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,9 +56,18 @@ class Git:
     ) -> Completed:
         """Run `git ARGUMENTS`; the caller sees to it that nothing in them can be taken for an option."""
         argv = ["git", *(part for name, value in self.settings for part in ("-c", f"{name}={value}")), *arguments]
-        return self.commands.run(
-            argv, cwd=cwd, stdin=stdin, environ=self.environ, check=check, deadline_seconds=deadline_seconds
-        )
+        try:
+            return self.commands.run(
+                argv, cwd=cwd, stdin=stdin, environ=self.environ, check=check, deadline_seconds=deadline_seconds
+            )
+        except CommandFailed as error:
+            if not error.message.startswith("cannot start git"):
+                raise
+            raise SetupFailed(
+                f"git cannot be started on this host ({error.message})",
+                hint="Whoever operates this host has to install the package git.",
+                infrastructure=True,
+            ) from error
 
     def with_settings(self, settings: Sequence[tuple[str, str]]) -> Git:
         """The same with further settings."""
@@ -103,20 +111,28 @@ def _helper(credentials_path: str) -> str:
     return f"!{quote(sys.executable)} -I -S {quote(script)} {quote(credentials_path)}"
 
 
-def is_task_fault(output: str) -> bool:
-    """Whether git's own words put the blame on what the task recorded rather than on host, network or server."""
-    lowered = output.lower()
-    return any(words in lowered for words in _TASK_FAULTS) and "could not resolve host" not in lowered
+def failure(error: CommandFailed, what: str, *, folder: str = "") -> SetupFailed:
+    """A failed git command as the error of a task's set-up. What nobody knows is held against the host.
+
+    `folder` is where it was to write.
+    """
+    trouble = trouble_in(error.output)
+    if trouble is not None and trouble.what == CANNOT_WRITE and is_full(folder):
+        trouble = trouble_in("No space left on device")
+    return SetupFailed(
+        f"{what}: {trouble.what if trouble else _last_words(error)}",
+        hint=trouble.advice if trouble else "All that git said stands above.",
+        details=tail(error.output),
+        infrastructure=trouble is None or trouble.infrastructure,
+    )
+
+
+def _last_words(error: CommandFailed) -> str:
+    said = [line for line in error.output.splitlines() if line.startswith(("fatal: ", "error: "))]
+    return said[-1].partition(": ")[2] if said else error.message
 
 
 def refuse_option(what: str, value: str) -> None:
     """A branch, tag or commit that git would take for an option, or that holds a line break, goes no further."""
     if value.startswith("-") or any(ord(letter) < 32 for letter in value) or ".." in value or value.startswith(":"):
         raise SetupFailed(f"the {what} {value!r} of the task is not a name that git may be given")
-
-
-def missing_git(error: CommandFailed) -> SetupFailed | None:
-    """A clearer error where git itself is not there."""
-    if error.returncode is None and error.message.startswith("cannot start git"):
-        return SetupFailed("git is not installed on this host", hint="Install the package git.", infrastructure=True)
-    return None

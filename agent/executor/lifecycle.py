@@ -17,6 +17,7 @@ from agent.errors import AgentError, SetupFailed
 from agent.executor.checkout import Source, checkout
 from agent.executor.command import command_for
 from agent.executor.environment import Environment, open_environment
+from agent.executor.faults import DISK_TAKES_NOTHING, of_the_system
 from agent.executor.fold import Folder
 from agent.executor.patch import apply_changes
 from agent.executor.requirements import Wanted, requirements_for
@@ -27,6 +28,8 @@ from agent.models import Outcome
 from agent.process.procfs import start_ticks_of
 from agent.process.stop import StopRequested, StopSignal
 from agent.steps import Step, reached
+
+DISK_PAUSE_SECONDS = 0.5
 
 
 def run_task(run_dir: str, stop: StopSignal, phases: Phases) -> Outcome:
@@ -130,10 +133,11 @@ def note_process(pid: int, command: Command, workspace: Workspace) -> None:
 
 
 class Phases:
-    """Which step the run is in, and how long each took."""
+    """Which step the run is in, and how long each took. `told`: the console knows why it cannot go on."""
 
     def __init__(self) -> None:
         self.current = "prepare"
+        self.told = False
         self.timings: dict[str, float] = {}
         self._started = time.monotonic()
 
@@ -176,6 +180,7 @@ class Phases:
             signal=signal,
             error=error,
             infrastructure=infrastructure,
+            told=bool(error) and self.told,
             stopped=stopped,
             timings=self.timings,
             finished_at_ms=int(time.time() * 1000),
@@ -188,16 +193,59 @@ def told_to(workspace: Workspace, phases: Phases) -> Iterator[None]:
     try:
         yield
     except SetupFailed as error:
-        text = workspace.redact(str(error))
-        workspace.console.error(f"{phases.current}: {text}")
-        raise SetupFailed(text, infrastructure=error.infrastructure) from error
+        raise tell(error, workspace, phases) from error
     except OSError as error:
-        text = workspace.redact(f"{type(error).__name__}: {error}")
-        workspace.console.error(f"{phases.current}: {text}")
-        raise SetupFailed(text, infrastructure=True) from error
+        raise tell(of_the_system(error, phases.current, workspace.root), workspace, phases) from error
+    except AgentError as error:
+        raise tell(SetupFailed(error.message, hint=error.hint, infrastructure=True), workspace, phases) from error
     except StopRequested:
         workspace.console.info(f"stopped while the task was being set up ({phases.current})")
         raise
+
+
+def tell(error: SetupFailed, workspace: Workspace, phases: Phases) -> SetupFailed:
+    """Say in the console why the task cannot go on, and return the same error with nothing secret in it.
+
+    On a full disk the workspace, which nobody needs any more, makes room for that.
+    """
+    console, redact = workspace.console, workspace.redact
+    if error.details:
+        console.error(error.details)
+    console.error(f"{phases.current}: {error.paragraph}")
+    if console.is_blocked:
+        clear_away(workspace.root)
+        console.retry()
+    phases.told = not console.is_blocked
+    return SetupFailed(
+        redact(error.message),
+        hint=redact(error.hint),
+        details=redact(error.details),
+        infrastructure=error.infrastructure,
+    )
+
+
+def keep_outcome(run_dir: str, outcome: Outcome) -> None:
+    """Save the outcome, however long it takes: without it, how the task ended would be lost with us.
+
+    On a full disk the workspace, which nobody needs any more, makes room; a disk that takes nothing at all is waited
+    for.
+    """
+    while True:
+        try:
+            save_outcome(run_dir, outcome)
+            return
+        except OSError as error:
+            if error.errno not in DISK_TAKES_NOTHING:
+                raise
+        clear_away(f"{run_dir}/workspace")
+        time.sleep(DISK_PAUSE_SECONDS)
+
+
+def clear_away(folder: str) -> None:
+    """Remove a folder; what cannot be removed stays."""
+    import shutil
+
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def main(run_dir: str) -> int:
@@ -222,6 +270,6 @@ def main(run_dir: str) -> int:
             outcome = phases.failed(
                 f"internal error of the executor: {type(error).__name__}: {error}", infrastructure=True
             )
-        save_outcome(run_dir, outcome)
+        keep_outcome(run_dir, outcome)
         reached(Step.OUTCOME_WRITTEN)
     return 0

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from agent.errors import SetupFailed
-from agent.executor.git import Git, is_task_fault, missing_git
+from agent.executor.git import Git, failure
 from agent.executor.locks import exclusive
 from agent.executor.remotes import Candidate, Remote
 from agent.process.run import CommandFailed, tail
@@ -81,6 +81,7 @@ def fetch(
                 _fetch(mirror, road.remote.url, extra)
             except CommandFailed as error:
                 failures.append((road, error))
+                _sweep(mirror.path)  # git leaves half a pack behind when it has filled the disk
                 continue
             _remember(mirror.path, road)
             _tidy(mirror)
@@ -139,15 +140,8 @@ def _tidy(mirror: Mirror) -> None:
 
 
 def _all_failed(failures: Sequence[tuple[Candidate, CommandFailed]]) -> SetupFailed:
-    for _, error in failures:
-        if (clearer := missing_git(error)) is not None:
-            return clearer
-    told = "\n".join(
-        f"{road.remote.url} ({road.why}): {tail(error.output, 12) or error.message}" for road, error in failures
-    )
-    ours = all(is_task_fault(error.output) for _, error in failures)
-    return SetupFailed(
-        f"cannot fetch the repository {failures[0][0].remote.url}",
-        hint=f"{told}\nCheck the URL, the network, and agent.git_user / agent.git_pass or the ssh keys of this host.",
-        infrastructure=not ours,
-    )
+    """If anything but a refusal was in the way of one of the roads, it may be open another time."""
+    each = [failure(error, f"cannot fetch the repository {failures[0][0].remote.url}") for _, error in failures]
+    main = next((error for error in each if error.infrastructure), each[0])
+    told = (f"{road.remote.url} ({road.why}): {tail(error.output, 12) or error.message}" for road, error in failures)
+    return SetupFailed(main.message, hint=main.hint, details="\n".join(told), infrastructure=main.infrastructure)

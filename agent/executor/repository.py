@@ -15,12 +15,13 @@ import time
 from agent.errors import SetupFailed
 from agent.executor import mirror as mirrors
 from agent.executor.checkout import Source
-from agent.executor.git import Git, open_git, refuse_option
+from agent.executor.git import Git, failure, open_git, refuse_option
 from agent.executor.mirror import Mirror
 from agent.executor.remotes import Candidate, Remote, candidates, credentials_for, instead_of, parse
 from agent.executor.workspace import Workspace
 from agent.models import Script
-from agent.process.run import CommandFailed, tail
+from agent.process.run import CommandFailed
+from agent.process.trouble import BROKEN_COPY, trouble_in
 
 _FULL_ID = r"[0-9a-f]{40}|[0-9a-f]{64}"
 _SOME_ID = r"[0-9a-fA-F]{7,64}"
@@ -98,14 +99,23 @@ def _fetch(mirror: Mirror, roads: tuple[Candidate, ...], workspace: Workspace, *
 
     try:
         return mirrors.fetch(mirror, roads, extra=extra, wait_note=say_waiting)
-    except SetupFailed:
-        if not workspace.settings.agent.vcs_cache.clone_on_pull_fail or extra:
+    except SetupFailed as error:
+        is_broken = _is_broken(error)
+        if not is_broken and (not workspace.settings.agent.vcs_cache.clone_on_pull_fail or extra):
             raise
-        workspace.console.warning(
-            "fetching into the mirror failed; starting it anew (agent.vcs_cache.clone_on_pull_fail)"
-        )
-        os.rename(mirror.path, f"{mirror.path}.broken.{os.getpid()}")
+        why = "it is broken" if is_broken else "agent.vcs_cache.clone_on_pull_fail"
+        workspace.console.warning(f"fetching into the mirror failed; starting it anew ({why})")
+        _put_aside(mirror)
         return mirrors.fetch(mirrors.open_mirror(mirror.path, mirror.git), roads, extra=extra, wait_note=say_waiting)
+
+
+def _is_broken(error: SetupFailed) -> bool:
+    trouble = trouble_in(error.details)
+    return trouble is not None and trouble.what == BROKEN_COPY
+
+
+def _put_aside(mirror: Mirror) -> None:
+    os.rename(mirror.path, f"{mirror.path}.broken.{os.getpid()}")
 
 
 def _fetch_unreachable(mirror: Mirror, road: Candidate, commit: str, workspace: Workspace) -> str | None:
@@ -144,9 +154,10 @@ def _working_copy(mirror: Mirror, folder: str, commit: str, recorded: Remote) ->
     try:
         mirror.git.run("-c", "checkout.workers=0", "reset", "--hard", "--quiet", commit, cwd=folder)
     except CommandFailed as error:
-        raise SetupFailed(
-            f"git cannot check out commit {commit}", hint=tail(error.output), infrastructure=True
-        ) from error
+        found = failure(error, f"git cannot check out commit {commit}", folder=folder)
+        if _is_broken(found):
+            _put_aside(mirror)  # for the sake of the next run: this one has a half-filled work tree
+        raise found from error
 
 
 def _share_objects(mirror: Mirror, objects: str) -> None:
@@ -182,9 +193,7 @@ def _submodules(workspace: Workspace, git: Git) -> None:
     try:
         git.run("submodule", "--quiet", "update", "--init", "--recursive", "--jobs", "4", cwd=workspace.code)
     except CommandFailed as error:
-        raise SetupFailed(
-            "a submodule of the repository cannot be fetched", hint=tail(error.output), infrastructure=True
-        ) from error
+        raise failure(error, "a submodule of the repository cannot be fetched") from error
 
 
 def _warn_about_large_files(workspace: Workspace) -> None:

@@ -109,7 +109,9 @@ def choose(
         found = search.named(python_binary)
         if found is None:
             raise SetupFailed(
-                f"agent.python_binary is {python_binary!r}, and there is no such interpreter", infrastructure=True
+                f"agent.python_binary is {python_binary!r}, and there is no such interpreter on this host",
+                hint="Whoever operates this host has to correct its clearml.conf or install that Python.",
+                infrastructure=True,
             )
         return Choice(interpreter=found)
     wanted = requested_version(binary)

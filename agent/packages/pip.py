@@ -68,6 +68,10 @@ class Pip:
         command = [prefix.python, "-m", "pip", "freeze", "--quiet"]
         return tuple(self._host.commands.run(command, environ=_CALM).text.splitlines())
 
+    @property
+    def _log(self) -> str:
+        return f"{self._host.scratch}/pip.log"
+
     def _bring_pip(self, prefix: Prefix) -> None:
         import zipfile
 
@@ -87,7 +91,7 @@ class Pip:
         try:
             self._pip_install(lines, plan, prefix)
         except CommandFailed as error:
-            raise failure(error, f"cannot install {what}") from error
+            raise failure(error, f"cannot install {what}", log=_unfetched(self._log)) from error
 
     def _pip_install(self, lines: Sequence[str], plan: Plan, prefix: Prefix) -> None:
         options = [f"--extra-index-url {url}" for url in plan.extra_indexes]
@@ -97,7 +101,8 @@ class Pip:
         )
         wanted = _file(self._host.scratch, "requirements.txt", [*options, *lines])
         argv = install_command(prefix.python, wanted, plan)
-        self._host.commands.run(argv, environ={**_CALM, **self._host.git_environ}, deadline_seconds=_INSTALL_SECONDS)
+        environ = {"PIP_LOG": self._log, **_CALM, **self._host.git_environ}
+        self._host.commands.run(argv, environ=environ, deadline_seconds=_INSTALL_SECONDS)
 
 
 def install_command(python: str, requirements: str, plan: Plan) -> list[str]:
@@ -112,6 +117,18 @@ def install_command(python: str, requirements: str, plan: Plan) -> list[str]:
         "--requirement",
         requirements,
     ]
+
+
+def _unfetched(log: str) -> str:
+    """The lines about pages of an index that pip has told its log file only: to people it says there is no version.
+
+    That a page is not there is no news: it is asked for in every index.
+    """
+    try:
+        with open(log, encoding="utf-8", errors="replace") as file:
+            return "".join(line for line in file if "Could not fetch URL" in line and " 404 " not in line)
+    except OSError:
+        return ""
 
 
 def _file(folder: str, name: str, lines: Sequence[str]) -> str:

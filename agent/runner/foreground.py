@@ -29,7 +29,7 @@ from agent.models import ExecutorSetup, Task
 from agent.runner.abort import StatusBoard
 from agent.runner.claim import Claimed
 from agent.runner.console import Console, Position
-from agent.runner.lifecycle import EXECUTOR_GRACE_SECONDS, RunContext, conclude, run_task
+from agent.runner.lifecycle import EXECUTOR_GRACE_SECONDS, RunContext, judge, run_task, say_end
 from agent.runner.machine import GpuStats, MachineSampler
 from agent.runner.outcome import StopCause
 from agent.runner.rundir import Claim, RunDirectory, Runs
@@ -250,7 +250,9 @@ async def _run_unwatched(context: RunContext, run: RunDirectory, claim: Claim) -
         handle.stop()
     await waiting
     ending.cancel()
-    return conclude(run, claim).exit_code
+    verdict = judge(run)
+    say_end(run, claim, verdict)
+    return verdict.exit_code
 
 
 def _end_on_signal(end_task: asyncio.Event) -> None:

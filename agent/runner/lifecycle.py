@@ -1,6 +1,7 @@
 """A task from the claim to its final status, seen from outside. Read `run_task` and `see_through`; the rest is detail.
 
     claimed ──started on the server──▶ launched ──executor gone──▶ concluded ──console shipped──▶ reported
+                                                                       └─ to be retried: the delay ─┘
 
 `see_through` is the same for a run that this process launched and for one that an earlier process left running.
 Cancelling either leaves the task alone: the executor goes on, and the next agent adopts the run.
@@ -13,7 +14,7 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from agent.api import tasks
@@ -23,12 +24,13 @@ from agent.api.tasks import StatusLook
 from agent.config.schema import Settings
 from agent.errors import AgentError, ApiError, ServerUnreachable
 from agent.models import ExecutorSetup, Json, Task
-from agent.runner.abort import StatusBoard, wait_for_abort_callback
+from agent.runner import retry
+from agent.runner.abort import StatusBoard, cause_in, wait_for_abort_callback
 from agent.runner.claim import Claimed, is_still_ours, put_back
 from agent.runner.console import Console
 from agent.runner.log_stream import LogStream
 from agent.runner.machine import MachineSampler
-from agent.runner.outcome import StopCause, Verdict, final_call, is_of_another, signature, verdict_for
+from agent.runner.outcome import StopCause, Verdict, final_call, is_of_another, signature, stopped_by, verdict_for
 from agent.runner.rundir import Claim, RunDirectory, about
 from agent.runner.sampler import report_resources
 from agent.runner.writeback import send_back, write_back
@@ -63,7 +65,8 @@ class RunContext:
     `worker` is who runs the task, `leases` are descriptors that the executor and the task hold open for as long as they
     live. `is_exclusive`: a task that another agent starts is no longer ours to run (several foreground agents may share
     one on purpose, the ranks of a batch job). `end_task` is set when the agent is told to end its tasks and leave.
-    `closing` says when the working hours want the task of a claim to end, and how.
+    `closing` says when the working hours want the task of a claim to end, and how. `fault` is a sentence about a fault
+    of the host that concerns the run of a claim (a GPU that was lost), empty where there is none.
     """
 
     api: AsyncClient
@@ -80,6 +83,7 @@ class RunContext:
     is_exclusive: bool = True
     end_task: asyncio.Event = field(default_factory=asyncio.Event)
     closing: Closing = _never
+    fault: Callable[[Claim], str] = lambda claim: ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,6 +111,8 @@ async def launch(context: RunContext, claimed: Claimed) -> Running | None:
     Console(run.console).note(
         f"task {claim.task} pulled from {claim.queue_name} by worker {context.worker}\nRunning task '{claim.task}'"
     )
+    if warning := retry.why_unreadable(claimed.task):
+        Console(run.console).note(warning, kind="w")
     run.write_setup(context.executor_setup)
     reached(Step.SETUP_WRITTEN)
     handle = await context.runtime.launch(run.path, context.executor_environ, keep=context.leases)
@@ -195,8 +201,10 @@ async def see_through(context: RunContext, running: Running) -> Verdict:
             log.warning("ended what was left of task %s after its executor had died", claim.task, extra=about(claim))
         claim = run.advance(claim, RunPhase.EXITED)
         reached(Step.EXIT_WRITTEN)
-        verdict = conclude(run, claim)
+        verdict = await conclude(context, run, claim, task)
         reached(Step.END_NOTED)
+        if verdict.retry:
+            verdict = await _wait_before_retry(context, run, claim, verdict)
         stream.finish()
         if writing.cancelled() and verdict.status is not None:
             await send_back(context.api, task, run.read("environment") or {})
@@ -209,11 +217,39 @@ async def see_through(context: RunContext, running: Running) -> Verdict:
     return verdict
 
 
-def conclude(run: RunDirectory, claim: Claim) -> Verdict:
-    """Judge how the run ended, and say it at the end of its console."""
+async def conclude(context: RunContext, run: RunDirectory, claim: Claim, task: Task) -> Verdict:
+    """Judge how the run ended, and say it at the end of its console. What was judged once stands, whoever goes on."""
+    known = run.read("verdict")
+    verdict = Verdict.from_json(known) if known else await _judge(context, run, claim, task)
+    if not known:
+        run.write_verdict(verdict)
+    reached(Step.VERDICT_WRITTEN)
+    say_end(run, claim, verdict)
+    return verdict
+
+
+async def _judge(context: RunContext, run: RunDirectory, claim: Claim, task: Task) -> Verdict:
+    """The verdict on a run, and whether it is to be followed by another one. Nobody tries again what he ended."""
+    verdict = judge(run, fault=context.fault(claim))
+    if verdict.status is not TaskStatus.FAILED or run.read("stop"):
+        return verdict
+    try:
+        now = await context.api.send_until_answered(tasks.get_by_id(claim.task))
+    except ApiError:
+        now = task
+    # The count is that of the start of this run: what a script makes of its `runtime` cannot give it more retries.
+    done = max(retry.count_of(task), retry.count_of(now))
+    return retry.decide(verdict, now, done=done, has_queue=bool(claim.queue))
+
+
+def judge(run: RunDirectory, *, fault: str = "") -> Verdict:
+    """The verdict on a run by what it left on the disk."""
     stop = run.read("stop")
-    outcome = run.read_outcome()
-    verdict = verdict_for(outcome, StopCause(stop["cause"]) if stop else None)
+    return verdict_for(run.read_outcome(), StopCause(stop["cause"]) if stop else None, fault=fault)
+
+
+def say_end(run: RunDirectory, claim: Claim, verdict: Verdict) -> None:
+    """Say how the run ended, to those who read the task's console and to those who read our log."""
     Console(run.console).closing_note(verdict.notice, kind="i" if verdict.exit_code == 0 else "e")
     seconds = (int(time.time() * 1000) - claim.claimed_at_ms) / 1000
     log.info(
@@ -223,15 +259,34 @@ def conclude(run: RunDirectory, claim: Claim) -> Verdict:
         seconds,
         extra={**about(claim, "task_ended"), "exit_code": verdict.exit_code},
     )
+
+
+async def _wait_before_retry(context: RunContext, run: RunDirectory, claim: Claim, verdict: Verdict) -> Verdict:
+    """Let the delay go by, in the slot of the run. Who ends the task meanwhile has the last word."""
+    since_ms = float((run.read("verdict") or {}).get("at_ms") or 0)
+    left = min(verdict.delay_seconds, since_ms / 1000 + verdict.delay_seconds - time.time())
+    watching = context.board.watch_for_stop(claim.task, worker=context.worker if context.is_exclusive else "")
+    async with (
+        _beside(_keep_alive(context, claim)),
+        _beside(watching) as seen,
+        _beside(_set(context.end_task)) as told,
+    ):
+        await asyncio.wait((seen, told), timeout=max(left, 0.0), return_when=asyncio.FIRST_COMPLETED)
+        cause = seen.result() if seen.done() else StopCause.SHUTDOWN if told.done() else None
+    if cause is None:
+        reached(Step.RETRY_DUE)
+        return verdict
+    verdict = stopped_by(cause)
+    run.write_verdict(verdict)
+    say_end(run, claim, verdict)
     return verdict
 
 
 async def report(context: RunContext, claim: Claim, verdict: Verdict) -> None:
     """Write the final status, however long it takes; a status that somebody else wrote meanwhile stands."""
     if verdict.status is TaskStatus.QUEUED:
-        if await _awaits_our_status(context, claim):
-            await put_back(context.api, claim, reason=verdict.reason, force=True)
-    elif verdict.status is not None:
+        verdict = await _queue_again(context, claim, verdict)
+    if verdict.status not in (None, TaskStatus.QUEUED):
         call = final_call(claim.task, verdict, worker=context.worker)
         try:
             pauses = growing_pauses()
@@ -240,6 +295,34 @@ async def report(context: RunContext, claim: Claim, verdict: Verdict) -> None:
         except ApiError as error:
             log.error("the final status of task %s was refused: %s", claim.task, error.message, extra=about(claim))
     await context.announce(None, None)
+
+
+async def _queue_again(context: RunContext, claim: Claim, verdict: Verdict) -> Verdict:
+    """Put a task back into its queue; returns what is to be reported instead, where it is not to be there any more.
+
+    A retry is counted on the server before, by its number, so that an agent that dies in between counts it once.
+    """
+    if not await _awaits_our_status(context, claim):
+        return verdict
+    if verdict.retry and (refusal := await _count(context, claim, verdict.retry)):
+        log.error("task %s is not retried: %s", claim.task, refusal, extra=about(claim))
+        return replace(verdict, status=TaskStatus.FAILED, reason=f"{verdict.reason}; the retry cannot be counted")
+    look = await context.api.send_until_answered(tasks.look(claim.task))
+    if cause_in(look)[0] is StopCause.ABORT:
+        return stopped_by(StopCause.ABORT)
+    await put_back(context.api, claim, reason=verdict.reason, force=True)
+    return verdict
+
+
+async def _count(context: RunContext, claim: Claim, number: int) -> str:
+    """Note the number of a retry in the task; returns why the server does not take it, or nothing."""
+    try:
+        task = await context.api.send_until_answered(tasks.get_by_id(claim.task))
+        await context.api.send_until_answered(tasks.edit(claim.task, {"runtime": retry.counted(task.runtime, number)}))
+    except ApiError as error:
+        return error.message
+    reached(Step.RETRY_COUNTED)
+    return ""
 
 
 async def _awaits_our_status(context: RunContext, claim: Claim) -> bool:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from enum import StrEnum
+from typing import Any
 
 from agent.api import tasks
 from agent.api.client import Call
 from agent.api.tasks import StatusLook
+from agent.errors import INFRASTRUCTURE_EXIT_CODE
 from agent.models import Json, Outcome
 from agent.states import TaskStatus
 
@@ -33,17 +36,37 @@ class StopCause(StrEnum):
 class Verdict:
     """The final status to write (None: none), its reason, a last console line, and the exit code of `execute`.
 
-    The status `queued` puts the task back to the front of the queue it came from.
+    The status `queued` puts the task back to the front of the queue it came from. Where that is a retry, `retry` is its
+    number, and `delay_seconds` go by before. `infrastructure`: host, network or a server is to blame; `own_code` is the
+    exit code that the user's process ended with all the same.
     """
 
     status: TaskStatus | None
     reason: str
     notice: str
     exit_code: int
+    infrastructure: bool = False
+    own_code: int | None = None
+    retry: int = 0
+    delay_seconds: float = 0.0
+
+    @property
+    def codes(self) -> frozenset[int]:
+        """The exit codes that a retry policy may name."""
+        return frozenset({self.exit_code, self.own_code} - {None})  # type: ignore[arg-type]
+
+    def to_json(self) -> Json:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Verdict:
+        known = {name: data[name] for name in cls.__dataclass_fields__ if name in data}
+        status = known["status"]
+        return cls(**{**known, "status": None if status is None else TaskStatus(status)})
 
 
-def verdict_for(outcome: Outcome | None, cause: StopCause | None) -> Verdict:
-    """What to tell the server.
+def verdict_for(outcome: Outcome | None, cause: StopCause | None, *, fault: str = "") -> Verdict:
+    """What to tell the server. `fault` is a sentence about a fault of the host that concerns this run.
 
     A stop that was asked for decides over the exit code, because a task that ends cleanly on TERM has still been
     aborted; but a task that had ended by itself before the stop reached it keeps its own end. An executor that was
@@ -51,24 +74,62 @@ def verdict_for(outcome: Outcome | None, cause: StopCause | None) -> Verdict:
     """
     was_stopped = outcome is None or outcome.stopped
     if cause is not None and was_stopped:
-        return _stopped(cause)
+        return stopped_by(cause)
     if outcome is not None and outcome.stopped:
         return _interrupted_by_host()
     if outcome is None:
-        return Verdict(
-            status=TaskStatus.FAILED,
-            reason="worker execution exit code -9: the executor ended without an outcome",
-            notice="The process that ran this task ended without an outcome: it was killed, or the host went down.",
-            exit_code=1,
+        return _infrastructure(
+            "the process that ran this task ended without an outcome",
+            "The process that ran this task ended without an outcome: it was killed, or the host went down",
         )
-    if outcome.phase != "run":
-        return Verdict(
-            status=TaskStatus.FAILED,
-            reason=f"worker execution exit code 1: {outcome.phase} failed",
-            notice=outcome.error or f"{outcome.phase} failed",
-            exit_code=1,
+    if not outcome.has_ended_itself:
+        return _not_begun(outcome)
+    own = _own_end(outcome)
+    return _blamed_on(fault, own) if fault and own.status is TaskStatus.FAILED else own
+
+
+def _not_begun(outcome: Outcome) -> Verdict:
+    """The user's process was never started."""
+    first = next(iter(outcome.error.splitlines()), "")
+    if outcome.infrastructure:
+        notice = first and not outcome.told and f"Infrastructure failure, {outcome.phase}: {_paragraph(outcome.error)}"
+        return _infrastructure(
+            f"{outcome.phase}: {first}" if first else outcome.phase,
+            notice or "This is a failure of the infrastructure, not of the task's code, which did not run",
         )
-    return _own_end(outcome)
+    return Verdict(
+        status=TaskStatus.FAILED,
+        reason=f"worker execution exit code 1: {outcome.phase} failed",
+        notice=f"Process failed, exit code 1: {outcome.phase} failed" if outcome.told else outcome.error,
+        exit_code=1,
+    )
+
+
+def _infrastructure(what: str, notice: str, *, own_code: int | None = None) -> Verdict:
+    code = INFRASTRUCTURE_EXIT_CODE
+    return Verdict(
+        status=TaskStatus.FAILED,
+        reason=f"worker execution exit code {code}: infrastructure failure: {what}",
+        notice=f"{notice} (exit code {code})",
+        exit_code=code,
+        infrastructure=True,
+        own_code=own_code,
+    )
+
+
+def _blamed_on(fault: str, own: Verdict) -> Verdict:
+    """A process that failed on a host that was not fit is the host's failure."""
+    fault = fault.rstrip(".")
+    own_code = own.reason.removeprefix("worker execution ")
+    return _infrastructure(
+        f"{fault} (the process ended with {own_code})",
+        f"{own.notice}, while its host was not fit: {fault}. This is a failure of the infrastructure",
+        own_code=own.exit_code,
+    )
+
+
+def _paragraph(text: str) -> str:
+    return " ".join(text.split()).rstrip(".")
 
 
 def _own_end(outcome: Outcome) -> Verdict:
@@ -89,7 +150,8 @@ def _own_end(outcome: Outcome) -> Verdict:
     return _failed(code, shell_code=code)
 
 
-def _stopped(cause: StopCause) -> Verdict:
+def stopped_by(cause: StopCause) -> Verdict:
+    """The verdict on a task that was ended because of `cause`."""
     match cause:
         case StopCause.ABORT:
             return Verdict(

@@ -6,6 +6,7 @@
     executor.lock    held by the executor for as long as it lives
     launch.json      pid and start time of the executor, written by itself first of all
     stop.json        why the run was asked to end
+    verdict.json     how it ended, as it is being told to the server
     stopping         there once the executor was asked to end, by us or by anybody
     console/         segments with the output, and how far they were shipped
     environment.json, user.json, outcome.json    written by the executor
@@ -26,6 +27,7 @@ from pathlib import Path
 
 from agent.files import read_json, sync_directory, write_json
 from agent.models import ExecutorSetup, Json, Outcome, Task
+from agent.runner.outcome import Verdict
 from agent.states import RunPhase
 
 log = logging.getLogger(__name__)
@@ -111,12 +113,17 @@ class RunDirectory:
         write_json(self.path / "setup.json", setup.to_json())
 
     def read(self, name: str) -> Json | None:
-        """`environment`, `launch`, `stop`, `user`: the content of that file, or None."""
+        """`environment`, `launch`, `stop`, `user`, `verdict`: the content of that file, or None."""
         return read_json(self.path / f"{name}.json")
 
     def read_outcome(self) -> Outcome | None:
         data = read_json(self.path / "outcome.json")
         return Outcome.from_json(data) if data else None
+
+    def write_verdict(self, verdict: Verdict) -> None:
+        """Keep what is about to be told; before a retry is counted, it is on the disk."""
+        value = {**verdict.to_json(), "at_ms": int(time.time() * 1000)}
+        write_json(self.path / "verdict.json", value, durable=bool(verdict.retry))
 
     def request_stop(self, cause: str) -> None:
         """Note why the run is about to be stopped, for whoever reports its end. The first cause stays."""

@@ -92,7 +92,7 @@ def test_a_package_that_is_nowhere_is_the_tasks_fault(bench: Bench, plan: Plan) 
     with pytest.raises(SetupFailed, match="cannot install") as failed:
         bench.manager.install(plan, bench.prefix)
     assert not failed.value.infrastructure
-    assert "beta" in failed.value.hint or "there-is-no-such-package" in failed.value.hint
+    assert "beta" in failed.value.details or "there-is-no-such-package" in failed.value.details
 
 
 def test_identity_and_surrounding_are_stable(bench: Bench) -> None:

@@ -7,13 +7,14 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from support.agent import AgentProcess, console_of, create_script, wait_for, wait_for_status
 from support.apiserver import ServerProcess
 from support.cli import run_cli
+from support.disks import small_disk
 from support.fault_case import Case
 from support.hosts import PRODUCT, host_network, install_gpus
 from support.invariants import Checker, counting_script
@@ -33,17 +34,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
         yield running
 
 
-@contextmanager
-def small_disk(place: Path, *, mebibytes: int) -> Iterator[Path]:
-    """A file system of its own at `place`."""
-    place.mkdir(parents=True, exist_ok=True)
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={mebibytes}m,mode=0700", "none", place], check=True)
-    try:
-        yield place
-    finally:
-        subprocess.run(["umount", "--lazy", place], check=True)
-
-
 def fill(disk: Path, *, leave: int = 0) -> Path:
     """A file that takes all space of the disk but `leave` bytes."""
     ballast = disk / "ballast"
@@ -60,7 +50,7 @@ def fill(disk: Path, *, leave: int = 0) -> Path:
 
 
 def test_a_task_waits_for_space_and_loses_no_line(server: ServerProcess, tmp_path: Path) -> None:
-    with small_disk(tmp_path / "state", mebibytes=16) as disk:
+    with small_disk(tmp_path / "state", "16m") as disk:
         case = Case(server, tmp_path, script={"lines": 4000, "pause": 0, "pad": 500})
         case.start().wait_until_ready()
         try:
@@ -103,7 +93,7 @@ def test_a_state_directory_that_takes_nothing_for_a_while_loses_nothing(
         watcher = stack.enter_context(Watcher())
         state = tmp_path / "state"
         if how == "full":
-            stack.enter_context(small_disk(state, mebibytes=16))
+            stack.enter_context(small_disk(state, "16m"))
         case = Case(server, tmp_path, environ=watcher.environ)
         watcher.at(step, lambda _: fill(state) if how == "full" else lock(state))
         case.start()
@@ -132,7 +122,7 @@ def unlock(state: Path) -> None:
 
 def test_a_full_cache_costs_the_cache_and_not_the_task(server: ServerProcess, tmp_path: Path) -> None:
     repository = make_repository(tmp_path / "code", {"main.py": "print('from main')\n", "data": os.urandom(2 * MIB)})
-    with small_disk(tmp_path / "caches", mebibytes=8) as disk:
+    with small_disk(tmp_path / "caches", "8m") as disk:
         fill(disk, leave=MIB)
         case = Case(
             server,

@@ -34,13 +34,17 @@ class Story(StrEnum):
     STOP = "stop"
     GIVE_BACK = "give_back"
     FOUND = "found"
+    RETRY = "retry"
 
 
 STORIES = {
     **dict.fromkeys((Step.STOP_SEEN, Step.STOP_WRITTEN, Step.STOP_SENT), Story.STOP),
     **dict.fromkeys((Step.GIVING_BACK, Step.GIVEN_BACK, Step.MOVED_TO_FRONT), Story.GIVE_BACK),
     Step.FOUND: Story.FOUND,
+    **dict.fromkeys((Step.RETRY_DUE, Step.RETRY_COUNTED), Story.RETRY),
 }
+#: A policy as `Task.set_user_properties` writes it: one more try.
+POLICY = {"retry_on": "3", "retry_limit": "1", "retry_delay_seconds": "0"}
 
 
 def story_of(step: Step) -> Story:
@@ -112,7 +116,11 @@ def test_nothing_is_lost_when_somebody_is_killed(
     server: ServerProcess, tmp_path: Path, watcher: Watcher, step: Step, victim: Victim
 ) -> None:
     story = story_of(step)
-    case = Case(server, tmp_path, environ=watcher.environ, script={"pause": 0.4 if story is Story.STOP else 0.01})
+    script = {"pause": 0.4 if story is Story.STOP else 0.01, "code": 3 if story is Story.RETRY else 0}
+    case = Case(server, tmp_path, environ=watcher.environ, script=script)
+    if story is Story.RETRY:
+        policy = {name: {"section": "properties", "name": name, "value": value} for name, value in POLICY.items()}
+        server.call("tasks.edit", task=case.task, hyperparams={"properties": policy}, force=True)
     wrong: list[str] = []
 
     def strike(_pid: int) -> None:
@@ -129,7 +137,7 @@ def test_nothing_is_lost_when_somebody_is_killed(
         assert not wrong
         assert status in expected(step, victim)
         if victim in (Victim.DAEMON, Victim.SERVER) and story is not Story.STOP:
-            assert len(case.checker.attempts(case.task)) == 1
+            assert len(case.checker.attempts(case.task)) == (2 if story is Story.RETRY else 1)
     finally:
         case.end()
 
@@ -137,7 +145,7 @@ def test_nothing_is_lost_when_somebody_is_killed(
 def tell(case: Case, story: Story, watcher: Watcher) -> None:
     """Bring the task to where the story wants it; the watcher strikes on the way."""
     match story:
-        case Story.PLAIN:
+        case Story.PLAIN | Story.RETRY:
             return
         case Story.STOP:
             watcher.at(Step.PROCESS_WRITTEN, lambda _: case.server.call("tasks.stop", task=case.task))
@@ -158,6 +166,8 @@ def expected(step: Step, victim: Victim) -> set[str]:
     """The status that a task may have in the end."""
     if story_of(step) is Story.STOP:
         return {"stopped", "failed"} if victim is Victim.PROGRAM else {"stopped"}
+    if story_of(step) is Story.RETRY:
+        return {"failed"}
     match victim:
         case Victim.DAEMON | Victim.SERVER:
             return {"completed"}

@@ -30,7 +30,7 @@ STEPS = tuple(
     for step in Step
     if step
     not in {
-        *(Step.STOP_SEEN, Step.STOP_WRITTEN, Step.STOP_SENT),
+        *(Step.STOP_SEEN, Step.STOP_WRITTEN, Step.STOP_SENT, Step.RETRY_DUE, Step.RETRY_COUNTED),
         *(Step.GIVING_BACK, Step.GIVEN_BACK, Step.MOVED_TO_FRONT, Step.FOUND),
     }
 )

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -228,18 +229,21 @@ def write(name, value):
     os.rename(os.path.join(run, name + ".new"), os.path.join(run, name))
 write("launch.json", {"pid": os.getpid(), "start_ticks": 0})
 write("environment.json", {"version": 1, "frozen": ["numpy==2.1"], "commit": "c0ffee"})
-write("outcome.json", {"phase": "run", "exit_code": 0})
+write("outcome.json", ENDS)
 """
 
 
-def _run(server: TaskServer, root: Path, **script: Any) -> tuple[Verdict | None, FakeClient, RunDirectory]:
+def _run(
+    server: TaskServer, root: Path, *, ends: str = '{"phase": "run", "exit_code": 0}', fault: str = "", **script: Any
+) -> tuple[Verdict | None, FakeClient, RunDirectory]:
     executor = root / "executor.py"
-    executor.write_text(EXECUTOR)
+    executor.write_text(EXECUTOR.replace("ENDS", ends))
 
     async def scenario() -> tuple[Verdict | None, FakeClient, RunDirectory]:
         import sys
 
         context, client = _context(server, HostRuntime((sys.executable, str(executor))))
+        context = replace(context, fault=lambda claim: fault and f"{fault}, of task {claim.task}")
         claimed = _claimed(root / "runs", **script)
         async with asyncio.timeout(20):
             return await run_task(context, claimed), client, claimed.run
@@ -275,3 +279,54 @@ def test_files_of_a_run_are_for_our_eyes_only(tmp_path: Path) -> None:
         os.umask(before)
     assert run.path.stat().st_mode & 0o777 == 0o700
     assert (run.path / "setup.json").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_fault_of_the_host_is_asked_for_and_told_to_the_server(tmp_path: Path) -> None:
+    verdict, client, run = _run(TaskServer(), tmp_path, ends='{"phase": "run", "signal": 6}', fault="GPU 0 was lost")
+    assert verdict is not None
+    assert (verdict.infrastructure, verdict.exit_code, verdict.own_code) == (True, 75, 134)
+    assert [body["status_reason"] for body in client.sent("tasks.failed")] == [
+        "worker execution exit code 75: infrastructure failure: GPU 0 was lost, of task t1 "
+        "(the process ended with exit code -6)"
+    ]
+    assert json.loads((run.path / "verdict.json").read_text())["infrastructure"] is True
+
+
+def test_a_task_that_ends_well_on_a_host_with_a_fault_has_ended_well(tmp_path: Path) -> None:
+    verdict, _, _ = _run(TaskServer(), tmp_path, fault="GPU 0 was lost")
+    assert verdict is not None
+    assert verdict.status is TaskStatus.COMPLETED
+
+
+def test_an_abort_between_the_wait_and_the_queue_is_not_overwritten(tmp_path: Path) -> None:
+    async def scenario() -> FakeClient:
+        context, client = _context(TaskServer("in_progress", "stopping"))
+        again = Verdict(status=TaskStatus.QUEUED, reason="retry 1 of 3", notice="", exit_code=7, retry=1)
+        await report(context, _claimed(tmp_path).claim, again)
+        return client
+
+    client = asyncio.run(scenario())
+    assert [body["status_reason"] for body in client.sent("tasks.stopped")] == ["task was stopped by tasks.stop"]
+    assert client.sent("tasks.enqueue") == []
+
+
+def test_a_retry_that_cannot_be_counted_is_none(tmp_path: Path) -> None:
+    """Else it would be repeated without an end."""
+
+    async def scenario() -> FakeClient:
+        server = TaskServer("in_progress", OURS)
+        context, client = _context(server)
+
+        def refuse(_: Any) -> dict[str, Any]:
+            raise ApiError("tasks.edit", 400, 110, "invalid task status")
+
+        client.handlers["tasks.edit"] = refuse
+        again = Verdict(status=TaskStatus.QUEUED, reason="retry 1 of 3", notice="", exit_code=7, retry=1)
+        await report(context, _claimed(tmp_path).claim, again)
+        return client
+
+    client = asyncio.run(scenario())
+    assert client.sent("tasks.enqueue") == []
+    assert [body["status_reason"] for body in client.sent("tasks.failed")] == [
+        "retry 1 of 3; the retry cannot be counted"
+    ]

@@ -27,8 +27,9 @@ from agent.states import TaskStatus
         (
             None,
             TaskStatus.FAILED,
-            "worker execution exit code -9: the executor ended without an outcome",
-            1,
+            "worker execution exit code 75: infrastructure failure: "
+            "the process that ran this task ended without an outcome",
+            75,
         ),
     ],
 )
