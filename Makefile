@@ -22,7 +22,7 @@ COLLECTIONS := .cache/molecule/collections
 COLLECTION := $(COLLECTIONS)/ansible_collections/gpufleet/clearml
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test lint format molecule sanity bench wheelhouse clean
+.PHONY: help demo up test lint format molecule sanity faults soak bench wheelhouse clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -55,6 +55,13 @@ molecule: $(DEV) .venv/.installed-runtime ## The collection on hosts that are bo
 
 sanity: $(DEV) ## ansible-test sanity over the collection; not part of lint, as it takes minutes (ARGS="--test import" for some)
 	@tools/sanity.sh $(ARGS)
+
+faults: $(DEV) ## The whole fault suite, as root: half an hour of kills, lost replies, full disks (ARGS="-k name" for some)
+	@tools/setup.sh system
+	@GPUFLEET_EXAMPLES=300 $(BIN)/python -m pytest tests/faults tests/model --all-faults $(ARGS)
+
+soak: $(DEV) ## Eight agents under random faults; nothing may be lost and memory stays flat (MINUTES=10)
+	@$(BIN)/python -m pytest -s tests/faults/test_soak.py --minutes $(or $(MINUTES),10) $(ARGS)
 
 bench: $(DEV) ## Measure every figure, ours and clearml-agent side by side (ARGS="--quick" for a first look)
 	@$(BIN)/python -m benchmarks $(ARGS)

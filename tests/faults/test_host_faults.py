@@ -98,7 +98,7 @@ def test_a_state_directory_that_takes_nothing_for_a_while_loses_nothing(
         watcher.at(step, lambda _: fill(state) if how == "full" else lock(state))
         case.start()
         try:
-            watcher.wait(step)
+            watcher.wait(step, log=case.agent.log)
             time.sleep(FAULT_SECONDS)  # this is the fault
             if how == "full":
                 (state / "ballast").unlink()

@@ -131,7 +131,7 @@ def test_nothing_is_lost_when_somebody_is_killed(
     case.start()
     try:
         tell(case, story, watcher)
-        watcher.wait(step)
+        watcher.wait(step, log=case.agent.log)
         repair(case, story, victim)
         status = case.settle(excused=excuses(step, victim))
         assert not wrong
@@ -153,7 +153,7 @@ def tell(case: Case, story: Story, watcher: Watcher) -> None:
             watcher.at(Step.POPPED, lambda _: case.agent.process.send_signal(signal.SIGTERM))
         case Story.FOUND:
             watcher.at(Step.EXECUTOR_STARTED, lambda _: case.agent.kill())
-            watcher.wait(Step.EXECUTOR_STARTED)
+            watcher.wait(Step.EXECUTOR_STARTED, log=case.agent.log)
             case.agent.restart()
 
 

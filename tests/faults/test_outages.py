@@ -50,7 +50,7 @@ def _minute(place: Path, phase: Step | None) -> None:
         else:
             watcher.at(phase, lambda _: server.kill())
             case.start()
-            watcher.wait(phase)
+            watcher.wait(phase, log=case.agent.log)
         try:
             time.sleep(AWAY_SECONDS)  # this is the fault
             server.restart()
@@ -107,7 +107,7 @@ def test_a_task_that_a_restored_server_has_in_its_queue_is_run_from_there(
         watcher.at(step, lambda _: _restore(server, copy))
         case.start()
         try:
-            watcher.wait(step)
+            watcher.wait(step, log=case.agent.log)
             assert case.settle(excused=frozenset({"earlier consoles"})) == "completed"
             assert len(case.checker.attempts(case.task)) <= 2
         finally:
@@ -165,7 +165,7 @@ def test_a_clock_of_the_host_that_is_set_changes_nothing(
         else:
             watcher.at(step, lambda _: clock.ahead(jump))
             case.start()
-            watcher.wait(step)
+            watcher.wait(step, log=case.agent.log)
         try:
             assert case.settle() == "completed"
             case.agent.kill()

@@ -100,7 +100,7 @@ def test_what_somebody_says_of_a_task_stands(server: ServerProcess, tmp_path: Pa
         watcher.at(step, _noting(refused, lambda: do(server, deed, case.task, case.queue)))
         case.start()
         try:
-            watcher.wait(step)
+            watcher.wait(step, log=case.agent.log)
             case.checker.settle([case.task], excused=frozenset({"outcome", "earlier consoles"}))
             status = case.checker.status(case.task)
             assert status in ({"completed"} if refused else expected(deed, step)), refused
@@ -119,7 +119,7 @@ def test_a_task_whose_queue_is_deleted_before_it_can_be_given_back_is_not_forgot
         watcher.at(Step.GIVING_BACK, lambda _: server.call("queues.delete", queue=case.queue, force=True))
         case.start()
         try:
-            watcher.wait(Step.GIVING_BACK)
+            watcher.wait(Step.GIVING_BACK, log=case.agent.log)
             assert case.settle() == "stopped"
             reason = server.call("tasks.get_by_id", task=case.task)["task"]["status_reason"]
             assert reason == f"queue {case.name} is gone"

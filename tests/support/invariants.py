@@ -133,16 +133,22 @@ class Checker:
     def settled(self, tasks: Sequence[str], excused: frozenset[str] = frozenset()) -> list[str]:
         """What is wrong now that everything is over."""
         found = self.now(tasks)
-        met = [entry for entry in self._entries() if entry["event"] == "overlap"]
+        entries = self.entries()
+        met = [entry for entry in entries if entry["event"] == "overlap"]
         found += [f"ran at the same time, or on the same GPU: {entry}" for entry in met]
+        of_task: dict[str, list[dict[str, Any]]] = {}
+        for entry in entries:
+            of_task.setdefault(entry["task"], []).append(entry)
+        living = processes()
         for task in tasks:
-            found += [f"task {task}: {problem}" for problem in self._wrong_end(task, excused)]
+            pids = [pid for pid, runs_for in living.items() if runs_for == task]
+            wrong = self._wrong_end(task, _attempts_in(of_task.get(task, [])), excused)
+            found += [f"task {task}: {problem}" for problem in wrong]
+            found += [f"task {task}: is over, and its processes {pids} live"] if pids else []
         return found
 
-    def _wrong_end(self, task: str, excused: frozenset[str]) -> Iterator[str]:
-        status, attempts = self.status(task), self.attempts(task)
-        if pids := processes_of(task):
-            yield f"is {status}, and its processes {pids} live"
+    def _wrong_end(self, task: str, attempts: list[Attempt], excused: frozenset[str]) -> Iterator[str]:
+        status = self.status(task)
         if status == "gone":
             return
         last = attempts[-1].code if attempts else None
@@ -179,11 +185,8 @@ class Checker:
     # --- what there is
 
     def attempts(self, task: str) -> list[Attempt]:
-        found: dict[int, int | None] = {}
-        for entry in self._entries():
-            if entry["task"] == task and entry["event"] in ("begin", "end"):
-                found[entry["process"][0]] = entry.get("code")
-        return [Attempt(pid=pid, code=code) for pid, code in found.items()]
+        """Each start of the task's program, in order."""
+        return _attempts_in([entry for entry in self.entries() if entry["task"] == task])
 
     def status(self, task: str) -> str:
         """The status of a task; "gone" if the server has none such."""
@@ -207,7 +210,8 @@ class Checker:
 
         return [line.partition(" x")[0] for line in console_of(self.server, task, level="DEBUG")]
 
-    def _entries(self) -> list[dict[str, Any]]:
+    def entries(self) -> list[dict[str, Any]]:
+        """The ledger."""
         return [json.loads(line) for line in self.ledger.read_text().splitlines()] if self.ledger.exists() else []
 
     def _queued(self) -> list[str]:
@@ -218,19 +222,32 @@ class Checker:
         return str(self.server.call("tasks.get_by_id", task=task)["task"].get("status_reason"))
 
 
-def processes_of(task: str) -> list[int]:
-    """The living processes that run for a task: its own by their environment, its executor by its command line."""
-    mark, run = f"CLEARML_TASK_ID={task}".encode(), f"/{task}.".encode()
-    found = []
-    for name in os.listdir("/proc"):
-        if not name.isdigit():
-            continue
+def _attempts_in(entries: Sequence[dict[str, Any]]) -> list[Attempt]:
+    found: dict[tuple[int, ...], int | None] = {}
+    for entry in entries:
+        if entry["event"] in ("begin", "end"):
+            found[tuple(entry["process"])] = entry.get("code")
+    return [Attempt(pid=process[0], code=code) for process, code in found.items()]
+
+
+def processes() -> dict[int, str]:
+    """The living processes of tasks, with the task: programs by their environment, executors by their command line."""
+    found = {}
+    for name in filter(str.isdigit, os.listdir("/proc")):
         try:
             folder = Path("/proc", name)
-            command = folder.joinpath("cmdline").read_bytes()
-            is_ours = b"agent.executor" in command and run in command
-            if is_ours or mark in folder.joinpath("environ").read_bytes().split(b"\0"):
-                found.append(int(name))
+            words = folder.joinpath("cmdline").read_bytes().split(b"\0")
+            variables = folder.joinpath("environ").read_bytes().split(b"\0")
         except OSError:
             continue
+        tasks = [word.removeprefix(b"CLEARML_TASK_ID=") for word in variables if word.startswith(b"CLEARML_TASK_ID=")]
+        if b"agent.executor" in words:
+            tasks = [word.rpartition(b"/")[2].partition(b".")[0] for word in words if b"/runs/" in word]
+        if tasks:
+            found[int(name)] = tasks[0].decode()
     return found
+
+
+def processes_of(task: str) -> list[int]:
+    """The living processes that run for a task."""
+    return [pid for pid, runs_for in processes().items() if runs_for == task]

@@ -59,9 +59,13 @@ class Watcher:
         with self._lock:
             self._actions.setdefault(step, []).append(action)
 
-    def wait(self, step: Step, *, seconds: float = 30.0) -> None:
-        """Until what is to be done at `step` has been done."""
-        wait_for(lambda: step in self._done or self._errors, seconds=seconds, what=f"{step} is reached: {self.names}")
+    def wait(self, step: Step, *, seconds: float = 60.0, log: Path | None = None) -> None:
+        """Until what is to be done at `step` has been done; `log` is shown if that does not come about."""
+        try:
+            wait_for(lambda: step in self._done or self._errors, seconds=seconds)
+        except AssertionError:
+            text = log.read_text()[-3000:] if log else ""
+            raise AssertionError(f"{step} was not reached, only {self.names}\n{text}") from None
         if self._errors:
             raise self._errors[0]
 
