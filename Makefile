@@ -58,7 +58,7 @@ sanity: $(DEV) ## ansible-test sanity over the collection; not part of lint, as 
 
 faults: $(DEV) ## The whole fault suite, as root: half an hour of kills, lost replies, full disks (ARGS="-k name" for some)
 	@tools/setup.sh system
-	@GPUFLEET_EXAMPLES=300 $(BIN)/python -m pytest tests/faults tests/model --all-faults $(ARGS)
+	@GPUFLEET_EXAMPLES=300 GPUFLEET_FUZZ=5 $(BIN)/python -m pytest tests/faults tests/model --all-faults $(ARGS)
 
 soak: $(DEV) ## Eight agents under random faults; nothing may be lost and memory stays flat (MINUTES=10)
 	@$(BIN)/python -m pytest -s tests/faults/test_soak.py --minutes $(or $(MINUTES),10) $(ARGS)
