@@ -28,13 +28,14 @@ from agent.runner.claim import Claimed, is_still_ours, put_back
 from agent.runner.console import Console
 from agent.runner.log_stream import LogStream
 from agent.runner.machine import MachineSampler
-from agent.runner.outcome import StopCause, Verdict, final_call, is_of_another, signature, verdict_for
+from agent.runner.outcome import StopCause, Verdict, cause_of, final_call, is_of_another, signature, verdict_for
 from agent.runner.rundir import Claim, RunDirectory, about
 from agent.runner.sampler import report_resources
 from agent.runner.writeback import send_back, write_back
 from agent.runtimes.base import Handle, Runtime
 from agent.states import RunPhase, TaskStatus
 from agent.steps import Step, reached
+from agent.wire import shown
 
 log = logging.getLogger(__name__)
 
@@ -92,6 +93,19 @@ class Running:
     handle: Handle
 
 
+class GoneHandle:
+    """The handle of an executor that has already ended."""
+
+    async def wait(self) -> None:
+        return
+
+    def stop(self) -> None:
+        return
+
+    def kill(self) -> None:
+        return
+
+
 async def run_task(context: RunContext, claimed: Claimed) -> Verdict | None:
     """Start a claimed task and see it through; None if the server no longer wanted it to start."""
     running = await launch(context, claimed)
@@ -104,9 +118,12 @@ async def launch(context: RunContext, claimed: Claimed) -> Running | None:
     claim = await start_on_server(context, claimed)
     if claim is None:
         return None
+    queue = shown(claim.queue_name)
     Console(run.console).note(
-        f"task {claim.task} pulled from {claim.queue_name} by worker {context.worker}\nRunning task '{claim.task}'"
+        f"task {claim.task} pulled from {queue} by worker {context.worker}\nRunning task '{claim.task}'"
     )
+    if claimed.is_refused:
+        return Running(run=run, claim=claim, task=claimed.task, handle=GoneHandle())
     run.write_setup(context.executor_setup)
     reached(Step.SETUP_WRITTEN)
     handle = await context.runtime.launch(run.path, context.executor_environ, keep=context.leases)
@@ -205,11 +222,15 @@ async def see_through(context: RunContext, running: Running) -> Verdict:
     return verdict
 
 
+async def give_up(context: RunContext, running: Running, why: str) -> None:
+    """Report as failed what cannot be seen through, once its executor has ended."""
+    await running.handle.wait()
+    await report(context, running.claim, Verdict(status=TaskStatus.FAILED, reason=why, notice=why, exit_code=1))
+
+
 def conclude(run: RunDirectory, claim: Claim) -> Verdict:
     """Judge how the run ended, and say it at the end of its console."""
-    stop = run.read("stop")
-    outcome = run.read_outcome()
-    verdict = verdict_for(outcome, StopCause(stop["cause"]) if stop else None)
+    verdict = verdict_for(run.read_outcome(), cause_of(run.read("stop")))
     Console(run.console).closing_note(verdict.notice, kind="i" if verdict.exit_code == 0 else "e")
     seconds = (int(time.time() * 1000) - claim.claimed_at_ms) / 1000
     log.info(

@@ -14,6 +14,8 @@ from agent.states import TaskStatus
 INTERRUPTED_EXIT_CODES = frozenset({254})
 SIGNATURE = "Changed by clearml-agent "
 SIGINT = 2
+#: The phase of an outcome that we wrote ourselves: the task was not even given to an executor.
+REFUSED = "refused"
 HOURS_ARE_OVER = "the working hours of the worker are over"
 
 
@@ -27,6 +29,12 @@ class StopCause(StrEnum):
     SHUTDOWN = "shutdown"  # the agent was told to end its task and leave
     CLOSING = "closing"  # the working hours are over
     CLOSING_REQUEUE = "closing_requeue"  # the same, and the task goes back to its queue
+
+
+def cause_of(stop: Json | None) -> StopCause | None:
+    """What `stop.json` says; None where nothing does that we understand."""
+    said = stop.get("cause") if stop else None
+    return next((cause for cause in StopCause if cause.value == said), None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +69,9 @@ def verdict_for(outcome: Outcome | None, cause: StopCause | None) -> Verdict:
             notice="The process that ran this task ended without an outcome: it was killed, or the host went down.",
             exit_code=1,
         )
-    if outcome.phase != "run":
+    if outcome.phase == REFUSED:
+        return Verdict(status=TaskStatus.FAILED, reason=outcome.error, notice=outcome.error, exit_code=1)
+    if outcome.phase != "run" or (outcome.exit_code is None and outcome.signal is None):
         return Verdict(
             status=TaskStatus.FAILED,
             reason=f"worker execution exit code 1: {outcome.phase} failed",
