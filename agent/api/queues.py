@@ -15,7 +15,7 @@ from typing import Any
 from agent.api.client import Call, plain
 from agent.api.workers import Property, properties_in
 from agent.models import Json
-from agent.wire import mapping, mappings, text, texts
+from agent.wire import mapping, mappings, shown, text, texts
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ class Watch:
 
 def _queues(data: Mapping[str, Any]) -> list[Queue]:
     return [
-        Queue(str(q["id"]), text(q.get("name")), texts(q.get("tags")), bool(q.get("gone")))
+        Queue(text(q["id"]), shown(text(q.get("name"))), texts(q.get("tags")), bool(q.get("gone")))
         for q in mappings(data.get("queues"))
         if text(q.get("id"))
     ]

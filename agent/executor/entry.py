@@ -47,7 +47,7 @@ def entry_for(script: Script, root: str, *, literal: bool = False) -> Entry:
         where, _, named = where.partition(":")
     elif not option and where == "." and ":" in text and not os.path.exists(inside(root, text)):
         text, _, where = text.partition(":")
-    folder = inside(root, where or ".", what="working directory")
+    folder = really_inside(root, inside(root, where or ".", what="working directory"), what="working directory")
     if not literal and not os.path.isdir(folder):
         raise SetupFailed(f"the working directory {where!r} of the task is not in its repository")
     if option:
@@ -59,7 +59,7 @@ def _module(option: str, text: str, folder: str, root: str, named: str, *, liter
     words = _split(text)[1:]
     if not words:
         raise SetupFailed(f"the entry point {text!r} names nothing to run")
-    file = inside(root, os.path.relpath(f"{folder}/{named}", root)) if named else None
+    file = really_inside(root, inside(root, os.path.relpath(f"{folder}/{named}", root))) if named else None
     if literal and file is None:
         file = f"{folder}/{_default_name(Script())}"
     return Entry(folder=folder, file=file, option=option, arguments=tuple(words))
@@ -90,7 +90,7 @@ def _beneath(folder: str, name: str, root: str) -> str:
         raise SetupFailed(
             f"the entry point {name!r} is an absolute path", hint="It must be relative to the working directory."
         )
-    return inside(root, os.path.relpath(os.path.join(folder, name), root))
+    return really_inside(root, inside(root, os.path.relpath(os.path.join(folder, name), root)))
 
 
 def _shown(folder: str, root: str) -> str:
@@ -103,6 +103,18 @@ def inside(root: str, relative: str, *, what: str = "path") -> str:
     path = os.path.normpath(os.path.join(root, relative))
     if os.path.isabs(relative) or (path != root and not path.startswith(root + os.sep)):
         raise SetupFailed(f"the {what} {relative!r} of the task leads out of its working copy")
+    return path
+
+
+def really_inside(root: str, path: str, *, what: str = "entry point") -> str:
+    """`path`, refused where a symbolic link on the way to it, or it itself, leads out of `root`."""
+    top = os.path.realpath(root)
+    for real in (os.path.realpath(os.path.dirname(path)), os.path.realpath(path)):
+        if path != root and real != top and not real.startswith(top + os.sep):
+            raise SetupFailed(
+                f"the {what} {os.path.relpath(path, root)!r} of the task leads out of its working copy",
+                hint="A symbolic link of the repository points outside.",
+            )
     return path
 
 

@@ -8,6 +8,7 @@ outcome too, with the phase it failed in and a paragraph for people.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sys
 import time
@@ -27,6 +28,9 @@ from agent.models import Outcome
 from agent.process.procfs import start_ticks_of
 from agent.process.stop import StopRequested, StopSignal
 from agent.steps import Step, reached
+
+#: Errors of the kernel that come of what the task asked for: too long a command line or environment, or no program.
+TASK_FAULTS = frozenset({errno.E2BIG, errno.ENOEXEC, errno.ENAMETOOLONG, errno.ELOOP})
 
 
 def run_task(run_dir: str, stop: StopSignal, phases: Phases) -> Outcome:
@@ -194,7 +198,7 @@ def told_to(workspace: Workspace, phases: Phases) -> Iterator[None]:
     except OSError as error:
         text = workspace.redact(f"{type(error).__name__}: {error}")
         workspace.console.error(f"{phases.current}: {text}")
-        raise SetupFailed(text, infrastructure=True) from error
+        raise SetupFailed(text, infrastructure=error.errno not in TASK_FAULTS) from error
     except StopRequested:
         workspace.console.info(f"stopped while the task was being set up ({phases.current})")
         raise

@@ -75,7 +75,8 @@ class LogStream:
                 await asyncio.sleep(LONGEST_PAUSE_SECONDS)
 
     def _next(self) -> Range | None:
-        if not self._console.size_after(self._position):
+        """The next records. The end is not taken from the cheap look: it ends where a segment has been lost."""
+        if not self._finishing.is_set() and not self._console.size_after(self._position):
             return None
         return self._console.next_range(self._position, after_ms=self._last_ms)
 

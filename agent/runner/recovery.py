@@ -125,6 +125,9 @@ def _one_of(agent: str, look: StatusLook) -> str:
 
 def _rewrite_claim(run: RunDirectory, claim: Claim) -> None:
     log.warning("run %s had no claim that can be read; the server says it is ours", run.path.name, extra=about(claim))
+    broken = run.path / "claim.json"
+    if broken.is_dir():
+        broken.rename(f"{broken}.broken")
     run.write_claim(claim)
 
 

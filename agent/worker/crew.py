@@ -24,6 +24,7 @@ from agent.runner.claim import Claimant, first_waiting, give_back
 from agent.runner.lifecycle import RunContext, Running, give_up, launch, see_through
 from agent.runner.rundir import Claim, Runs, about
 from agent.steps import Step, reached
+from agent.wire import shown
 from agent.worker.bars import Bars
 from agent.worker.listening import Listening
 from agent.worker.poller import Outage, Poller
@@ -296,5 +297,5 @@ class Crew:
         if len(self._claims) > 1:
             return f"running {len(self._claims)} tasks"
         claim, task = next(iter(self._claims.values()))
-        name = f" ({task.name})" if task.name else ""
+        name = f" ({shown(task.name)})" if task.name else ""
         return f"running task {claim.task}{name}, queue {claim.queue_name}"
