@@ -36,8 +36,9 @@ UNKNOWN_QUEUE = 701
 ALREADY_IN_QUEUE = 706
 #: How long a competitor that took the task from under us may need until the server shows that it runs.
 OTHERS_START_SECONDS = 10.0
-#: How long a server may fail to show a task that it has just given away, while it answers everything else.
-SHOW_SECONDS = 60.0
+#: How long, and how often after it has answered something else, a server may fail to show a task that it gave away.
+SHOW_SECONDS = 20.0
+SHOW_TRIES = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -251,18 +252,18 @@ async def confirm(api: AsyncClient, run: RunDirectory, claim: Claim) -> Claimed 
 
 async def _read_popped(api: AsyncClient, claim: Claim) -> Task:
     """The task. An outage is waited out; a server that answers everything but this is not waited for without end."""
-    while True:
+    trouble: AgentError | None = None
+    for _ in range(SHOW_TRIES):
         try:
             return await api.send_until_answered(tasks.get_by_id(claim.task), give_up_after=SHOW_SECONDS)
         except ReplyUnreadable:
             raise
-        except ServerUnreachable:
-            continue
-        except ApiError as error:
-            if not error.is_server_fault:
+        except (ServerUnreachable, ApiError) as error:
+            if isinstance(error, ApiError) and not error.is_server_fault:
                 raise
-            if await api.send_until_answered(tasks.look(claim.task)) is not None:
-                raise BadTask("task", f"one that the server cannot show ({error.reason})", "an object") from error
+            trouble = error
+        await api.send_until_answered(tasks.look(claim.task))  # answers once there is no outage any more
+    raise BadTask("task", f"one that the server cannot show ({trouble and trouble.message})", "an object") from trouble
 
 
 async def _refused(api: AsyncClient, run: RunDirectory, claim: Claim, error: AgentError) -> Claimed | None:
