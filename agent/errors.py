@@ -128,6 +128,18 @@ class ReplyLost(ServerUnreachable):
     """The request was sent and no reply came: whether it took effect has to be found out by looking."""
 
 
+class ReplyUnreadable(ReplyLost):
+    """The server answered, and not with what the call asks for. Asking again may help (a proxy), or never will."""
+
+
+class BadTask(AgentError):
+    """A task object that no agent could run: which field of it is wrong, and what was expected there."""
+
+    def __init__(self, field: str, found: str, expected: str) -> None:
+        super().__init__(f"the task cannot be run: its field {field} is {found}, expected was {expected}")
+        self.field = field
+
+
 class SetupFailed(AgentError):
     """A task could not be brought to its first line; becomes the error of its outcome.
 

@@ -39,7 +39,7 @@ def read_json(path: StrPath) -> Json | None:
     """The object in `path`; None if the file is missing or not a whole JSON object."""
     try:
         value = load_json(path)
-    except (FileNotFoundError, NotADirectoryError, ValueError):
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
 

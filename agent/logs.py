@@ -25,6 +25,8 @@ HIDDEN = "***"
 #: `scheme://user:password@` and `scheme://token@`; the bare user of an ssh URL is no secret.
 _URL_USER = re.compile(r"\b(?!ssh://[^\s:@/]*@)([A-Za-z][A-Za-z0-9+.-]*://)[^\s/?#\"'<>]*@")
 _AUTHORIZATION = re.compile(r"\b(Basic|Bearer)\s+[A-Za-z0-9._~+/=-]{8,}")
+#: What a terminal would obey, and what ends a line elsewhere: names in a message are others' words.
+_CONTROLS = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
 _PLAIN = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.-~")
 _OWN_FIELDS = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
 
@@ -59,7 +61,7 @@ class TextFormatter(logging.Formatter):
         return super().formatMessage(record)
 
     def format(self, record: logging.LogRecord) -> str:
-        return self.redactor(super().format(record))
+        return _CONTROLS.sub("?", self.redactor(super().format(record)))
 
 
 class CommandFormatter(TextFormatter):

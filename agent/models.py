@@ -6,13 +6,18 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from agent import wire
+from agent.errors import BadTask
 from agent.states import TaskStatus
 
 Json = dict[str, Any]
 
 
-def _text(value: object) -> str:
-    return "" if value is None else str(value)
+#: Longest texts that a task may have: what becomes a name or a path, and what becomes the words of a command line.
+LONGEST_LINE = 4096
+LONGEST_ENTRY_POINT = 64 * 1024
+#: How deep lists and objects of a task may be nested; a ClearML Server stores no more.
+DEEPEST = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,28 +41,68 @@ class Script:
 
     @classmethod
     def from_wire(cls, data: Mapping[str, Any]) -> Script:
-        wanted = data.get("requirements") or {}
-        if not isinstance(wanted, Mapping):
-            wanted = {"pip": wanted}
+        """Read a task's section `script`. Raises BadTask."""
         return cls(
-            binary=_text(data.get("binary")).strip() or "python",
-            repository=_text(data.get("repository")).strip(),
-            branch=_text(data.get("branch")).strip(),
-            tag=_text(data.get("tag")).strip(),
-            version_num=_text(data.get("version_num")).strip(),
-            entry_point=_text(data.get("entry_point")).strip(),
-            working_dir=_text(data.get("working_dir")).strip() or ".",
-            diff=_text(data.get("diff")),
-            requirements={name: _joined(value) for name, value in wanted.items()},
+            binary=_line(data, "binary") or "python",
+            repository=_line(data, "repository"),
+            branch=_line(data, "branch"),
+            tag=_line(data, "tag"),
+            version_num=_line(data, "version_num"),
+            entry_point=_line(data, "entry_point", longest=LONGEST_ENTRY_POINT),
+            working_dir=_line(data, "working_dir") or ".",
+            diff=_text_in(data.get("diff"), "script.diff"),
+            requirements=_requirements_in(data.get("requirements")),
         )
 
 
-def _joined(value: object) -> str | None:
-    if value is None:
-        return None
+def _line(script: Mapping[str, Any], name: str, *, longest: int = LONGEST_LINE) -> str:
+    """A text that will be a path, a name or an argument."""
+    field = f"script.{name}"
+    found = _text_in(script.get(name), field).strip()
+    if len(found) > longest:
+        raise BadTask(field, f"{len(found)} characters long", f"a text of at most {longest}")
+    if wire.UNFIT.search(found):
+        raise BadTask(field, "a text with NUL or half a character in it", "one that can be part of a command line")
+    return found
+
+
+def _text_in(value: object, field: str) -> str:
+    """A text (empty where there is none); whole numbers are taken for what they look like."""
+    if value is not None and not isinstance(value, str) and not wire.text(value):
+        raise BadTask(field, wire.kind_of(value), "a text")
+    return wire.text(value)
+
+
+def _object_in(value: object, field: str) -> Mapping[str, Any]:
+    if value is not None and not isinstance(value, Mapping):
+        raise BadTask(field, wire.kind_of(value), "an object")
+    return wire.mapping(value)
+
+
+def _requirements_in(value: object) -> dict[str, str | None]:
+    field = "script.requirements"
+    if not value:
+        return {}
+    if isinstance(value, str | list):  # of before there was more than one installer
+        value = {"pip": value}
+    return {
+        str(name): _joined(text, f"{field}.{wire.shown(str(name))}") for name, text in _object_in(value, field).items()
+    }
+
+
+def _joined(value: object, field: str) -> str | None:
     if isinstance(value, list):
-        return "\n".join(str(line) for line in value)
-    return str(value)
+        return "\n".join(_text_in(line, field) for line in value)
+    return None if value is None else _text_in(value, field)
+
+
+def _hyperparams_in(value: object) -> dict[str, Mapping[str, Mapping[str, Any]]]:
+    sections = {name: _object_in(found, "hyperparams") for name, found in _object_in(value, "hyperparams").items()}
+    for name, entry in sections.get("Environment", {}).items():
+        found = entry.get("value") if isinstance(entry, Mapping) else entry
+        if isinstance(found, Mapping | list):  # a variable of the task's process
+            raise BadTask(f"hyperparams.Environment.{wire.shown(str(name))}", wire.kind_of(found), "a text")
+    return sections
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,18 +121,29 @@ class Task:
     raw: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def from_wire(cls, data: Mapping[str, Any]) -> Task:
-        """Read a task object of `tasks.get_by_id`; unknown fields are kept in `raw`, missing ones get defaults."""
+    def from_wire(cls, data: object) -> Task:
+        """Read a task object of `tasks.get_by_id`; unknown fields are kept in `raw`, missing ones get defaults.
+
+        Raises BadTask where a field that a run depends on is not what it has to be. What is only shown to people is
+        left out instead.
+        """
+        if not isinstance(data, Mapping):
+            raise BadTask("task", wire.kind_of(data), "an object")
+        if wire.is_deeper(data, DEEPEST):
+            raise BadTask("task", f"nested more than {DEEPEST} deep", "less")
+        identifier = _text_in(data.get("id"), "id")
+        if not identifier or len(identifier) > LONGEST_LINE or wire.UNFIT.search(identifier):
+            raise BadTask("id", "empty or not a name", "the id of the task")
         return cls(
-            id=str(data["id"]),
-            name=_text(data.get("name")),
-            project=_text(data.get("project")),
-            status=TaskStatus(_text(data.get("status"))),
-            status_message=_text(data.get("status_message")),
-            status_reason=_text(data.get("status_reason")),
-            script=Script.from_wire(data.get("script") or {}),
-            hyperparams=data.get("hyperparams") or {},
-            runtime=data.get("runtime") or {},
+            id=identifier,
+            name=wire.text(data.get("name")),
+            project=wire.text(data.get("project")),
+            status=TaskStatus(wire.text(data.get("status"))),
+            status_message=wire.text(data.get("status_message")),
+            status_reason=wire.text(data.get("status_reason")),
+            script=Script.from_wire(_object_in(data.get("script"), "script")),
+            hyperparams=_hyperparams_in(data.get("hyperparams")),
+            runtime=_object_in(data.get("runtime"), "runtime"),
             raw=data,
         )
 
@@ -118,15 +174,17 @@ class Outcome:
     @property
     def has_ended_itself(self) -> bool:
         """Whether the user's process was started and came to an end of its own."""
-        return self.phase == "run" and not self.error
+        return self.phase == "run" and (self.exit_code is not None or self.signal is not None)
 
     def to_json(self) -> Json:
         return asdict(self)
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Outcome:
-        known = {name: data[name] for name in cls.__dataclass_fields__ if name in data}
-        return cls(**known)
+        """TypeError or ValueError where this is no outcome."""
+        outcome = cls(**{name: data[name] for name in cls.__dataclass_fields__ if name in data})
+        wire.check_types(outcome)
+        return outcome
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

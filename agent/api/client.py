@@ -22,12 +22,15 @@ from typing import Generic, TypeVar
 from agent import __version__
 from agent.api.transport import Abort, Reply, Transport, proxy_for
 from agent.config.schema import ApiSettings
-from agent.errors import ApiError, ConfigError, CredentialsRefused, ReplyLost, ServerUnreachable
+from agent.errors import ApiError, ConfigError, CredentialsRefused, ReplyUnreadable, ServerUnreachable
 from agent.models import Json
+from agent.wire import number
 
 T = TypeVar("T")
 
 LOGIN_TIMEOUT_SECONDS = 10.0
+#: How often a reply that cannot be read is asked for again by who would wait out any outage.
+UNREADABLE_TRIES = 5
 JSON_LINES = "application/json-lines"
 
 
@@ -77,9 +80,9 @@ class Client:
         data = self._exchange(call, abort)
         try:
             return call.parse(data)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as error:
             # a reply we cannot read says nothing of the effect, like a reply that was lost
-            raise ReplyLost(f"the API server's reply to {call.endpoint} lacks what we need: {error!r}") from error
+            raise ReplyUnreadable(f"the API server's reply to {call.endpoint} lacks what we need: {error!r}") from error
 
     def call(self, endpoint: str, body: Json | None = None) -> Json:
         """Send a call that has no function of its own and return the reply's `data`."""
@@ -129,12 +132,11 @@ class Client:
         In the time of the server: with a wrong clock of ours, each call would begin with a login.
         """
         claims = _claims(token)
-        expires = claims.get("exp")
-        if not isinstance(expires, int | float):
+        expires, issued = number(claims.get("exp")), number(claims.get("iat"))
+        if expires is None:
             return False
         threshold = float(self._settings.token_expiration_threshold_seconds)
-        issued = claims.get("iat")
-        if isinstance(issued, int | float):
+        if issued is not None:
             threshold = min(threshold, (expires - issued) / 2)
         return time.time() - self._clock_ahead > expires - threshold
 
@@ -189,7 +191,9 @@ def _read_envelope(endpoint: str, reply: Reply) -> tuple[int, Json]:
         meta, data = envelope["meta"], envelope.get("data") or {}
         code, subcode = int(meta["result_code"]), int(meta.get("result_subcode") or 0)
         message = str(meta.get("result_msg") or "")
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
+        if isinstance(error, RecursionError) or type(error) is ValueError:  # JSON, and Python refuses to read it
+            raise ReplyUnreadable(f"the API server's reply to {endpoint} cannot be read: {error}") from error
         if reply.status >= 500 or reply.status == 429:
             raise ApiError(endpoint, reply.status, 0, f"HTTP status {reply.status} from a server or a proxy") from error
         raise ServerUnreachable(
@@ -200,6 +204,8 @@ def _read_envelope(endpoint: str, reply: Reply) -> tuple[int, Json]:
         return 401, {}
     if code != 200:
         raise ApiError(endpoint, code, subcode, message)
+    if not isinstance(data, dict):
+        raise ReplyUnreadable(f"the API server's reply to {endpoint} holds no object")
     return 200, data
 
 
@@ -211,15 +217,15 @@ def _claims(token: str) -> Json:
     try:
         padded = parts[1].replace("-", "+").replace("_", "/") + "=" * (-len(parts[1]) % 4)
         claims = json.loads(binascii.a2b_base64(padded))
-    except (ValueError, binascii.Error):
+    except (ValueError, RecursionError):
         return {}
     return claims if isinstance(claims, dict) else {}
 
 
 def _clock_ahead_of(token: str) -> float:
     """How far our clock is ahead of the one that has just issued this token, in seconds."""
-    issued = _claims(token).get("iat")
-    return time.time() - issued if isinstance(issued, int | float) else 0.0
+    issued = number(_claims(token).get("iat"))
+    return 0.0 if issued is None else time.time() - issued
 
 
 def _masked(key: str | None) -> str:
@@ -270,14 +276,18 @@ class AsyncClient:
         """Repeat a call that may be repeated until the server answers it, with growing pauses.
 
         Refusals (4xx) are raised at once; outages, 5xx, 429 and lost replies are waited out, for at most
-        `give_up_after` seconds (None: for as long as it takes).
+        `give_up_after` seconds (None: for as long as it takes). A reply that still cannot be read after a few tries
+        is raised, too: that is no outage, and does not end by waiting.
         """
+        unreadable = 0
         deadline = None if give_up_after is None else time.monotonic() + give_up_after
         for pause in growing_pauses(first_pause, longest_pause):
             try:
                 return await self.send(call)
-            except ServerUnreachable:
-                if deadline is not None and time.monotonic() + pause > deadline:
+            except ServerUnreachable as error:
+                unreadable += isinstance(error, ReplyUnreadable)
+                is_late = deadline is not None and time.monotonic() + pause > deadline
+                if is_late or unreadable >= UNREADABLE_TRIES:
                     raise
             except ApiError as error:
                 if not error.is_server_fault or (deadline is not None and time.monotonic() + pause > deadline):

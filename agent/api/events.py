@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from agent.api.client import Call
 from agent.models import Json
+from agent.wire import mappings, whole
 
 
 def add_batch(events: Sequence[Json]) -> Call[int]:
     """Store events; returns how many were accepted."""
-    return Call(endpoint="events.add_batch", body=list(events), parse=lambda data: int(data.get("added") or 0))
+    return Call(endpoint="events.add_batch", body=list(events), parse=lambda data: whole(data.get("added")) or 0)
 
 
 def log_event(task: str, worker: str, *, level: str, message: str, timestamp_ms: int, event_id: str = "") -> Json:
@@ -42,7 +44,7 @@ def scalar_event(
     }
 
 
-def log_after(task: str, timestamp_ms: int, *, batch_size: int = 500) -> Call[list[Json]]:
+def log_after(task: str, timestamp_ms: int, *, batch_size: int = 500) -> Call[list[Mapping[str, Any]]]:
     """Console events strictly after a time, oldest first: the way to see whether a lost batch had arrived."""
     body = {
         "task": task,
@@ -51,4 +53,4 @@ def log_after(task: str, timestamp_ms: int, *, batch_size: int = 500) -> Call[li
         "order": "asc",
         "batch_size": batch_size,
     }
-    return Call(endpoint="events.get_task_log", body=body, parse=lambda data: list(data.get("events") or []))
+    return Call(endpoint="events.get_task_log", body=body, parse=lambda data: mappings(data.get("events")))

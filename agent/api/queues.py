@@ -10,10 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from agent.api.client import Call, plain
 from agent.api.workers import Property, properties_in
 from agent.models import Json
+from agent.wire import mapping, mappings, shown, text, texts
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,14 +54,15 @@ class Watch:
     known: str = ""
 
 
-def _queues(data: Json) -> list[Queue]:
+def _queues(data: Mapping[str, Any]) -> list[Queue]:
     return [
-        Queue(str(q["id"]), str(q.get("name", "")), tuple(q.get("tags") or ()), bool(q.get("gone")))
-        for q in data.get("queues", [])
+        Queue(text(q["id"]), shown(text(q.get("name"))), texts(q.get("tags")), bool(q.get("gone")))
+        for q in mappings(data.get("queues"))
+        if text(q.get("id"))
     ]
 
 
-def _steering(data: Json) -> Steering:
+def _steering(data: Mapping[str, Any]) -> Steering:
     return Steering(queues=tuple(_queues(data)), properties=properties_in(data), mark=str(data.get("mark") or ""))
 
 
@@ -87,8 +90,8 @@ def peek(queue: str) -> Call[Waiting | None]:
     """The first task of one queue, left where it is."""
 
     def parse(data: Json) -> Waiting | None:
-        task = data.get("task")
-        return Waiting(str(task), queue) if task else None
+        task = text(data.get("task"))
+        return Waiting(task, queue) if task else None
 
     return Call(endpoint="queues.peek_task", body={"queue": queue}, parse=parse)
 
@@ -103,9 +106,9 @@ def wait_for_next(
     """
 
     def parse(data: Json) -> tuple[Waiting | None, Steering | None]:
-        entry, steering = data.get("entry"), data.get("steering")
-        waiting = Waiting(str(entry["task"]), str(data.get("queue") or queues[0])) if entry else None
-        return waiting, _steering(steering) if steering else None
+        task, steering = text(mapping(data.get("entry")).get("task")), data.get("steering")
+        waiting = Waiting(task, text(data.get("queue")) or queues[0]) if task else None
+        return waiting, _steering(mapping(steering)) if steering else None
 
     body: Json = {"queues": list(queues), "wait": hold_seconds, "peek": True}
     if watch is not None:
@@ -135,7 +138,7 @@ def entries(queue: str) -> Call[list[str]]:
     """The ids of the tasks in a queue, in order; ApiError 400/701 if the queue is gone."""
 
     def parse(data: Json) -> list[str]:
-        return [str(entry["task"]) for entry in data["queue"].get("entries") or []]
+        return [text(entry.get("task")) for entry in mappings(data["queue"].get("entries"))]
 
     return Call(endpoint="queues.get_by_id", body={"queue": queue}, parse=parse)
 

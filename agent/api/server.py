@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from agent.api.client import AsyncClient, Call
 from agent.errors import ApiError
 from agent.models import Json
+from agent.wire import texts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +27,7 @@ class Features:
 
     @classmethod
     def from_info(cls, info: Json) -> Features:
-        names = set(info.get("features") or ())
+        names = frozenset(texts(info.get("features")))
         return cls(
             wait_for_task="get_next_task.wait" in names,
             watch="get_next_task.watch" in names,

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from agent.api.client import Call, plain
+from agent.errors import BadTask
 from agent.models import Json, Task
 from agent.states import TaskStatus
+from agent.wire import mapping, mappings, text, whole
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,16 +23,50 @@ class StatusLook:
     message: str
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """The status of a task, and the queue that it was put into last (empty: none)."""
+
+    status: TaskStatus
+    queue: str
+
+
 def get_by_id(task_id: str) -> Call[Task]:
-    """The whole task; ApiError 400/101 if there is none."""
-    return Call(endpoint="tasks.get_by_id", body={"task": task_id}, parse=lambda data: Task.from_wire(data["task"]))
+    """The whole task; ApiError 400/101 if there is none, BadTask if it is none that could be run."""
+
+    def parse(data: Json) -> Task:
+        task = Task.from_wire(data.get("task"))
+        if task.id != task_id:
+            raise BadTask("id", "that of another task", f"{task_id!r}, which was asked for")
+        return task
+
+    return _get(task_id, parse)
+
+
+def place_of(task_id: str) -> Call[Place]:
+    """Where a task stands, whatever else is wrong with it."""
+
+    def parse(data: Json) -> Place:
+        task = mapping(data.get("task"))
+        return Place(TaskStatus(text(task.get("status"))), text(mapping(task.get("execution")).get("queue")))
+
+    return _get(task_id, parse)
+
+
+def runtime_of(task_id: str) -> Call[Mapping[str, Any]]:
+    """The section `runtime` of a task, whatever else is wrong with it."""
+    return _get(task_id, lambda data: mapping(mapping(data.get("task")).get("runtime")))
+
+
+def _get(task_id: str, parse: Callable[[Json], T]) -> Call[T]:
+    return Call(endpoint="tasks.get_by_id", body={"task": task_id}, parse=parse)
 
 
 def find_by_name(name: str) -> Call[list[Json]]:
     """Id and name of the tasks whose name equals `name`, in any letter case."""
 
     def same_name(data: Json) -> list[Json]:
-        return [task for task in data.get("tasks", []) if str(task.get("name", "")).lower() == name.lower()]
+        return [dict(task) for task in mappings(data.get("tasks")) if text(task.get("name")).lower() == name.lower()]
 
     pattern = "(?i)^" + "".join(f"\\{char}" if char in r"\.^$*+?{}[]|()-" else char for char in name) + "$"
     body = {"name": pattern, "only_fields": ["id", "name"], "search_hidden": True}
@@ -66,8 +105,8 @@ def _look_at(task_ids: Sequence[str]) -> Json:
 
 def _looks(data: Json) -> dict[str, StatusLook]:
     return {
-        str(task["id"]): StatusLook(TaskStatus(str(task.get("status"))), str(task.get("status_message") or ""))
-        for task in data.get("tasks", [])
+        text(task.get("id")): StatusLook(TaskStatus(text(task.get("status"))), text(task.get("status_message")))
+        for task in mappings(data.get("tasks"))
     }
 
 
@@ -117,7 +156,7 @@ def enqueue(task_id: str, queue: str, *, reason: str, force: bool = False) -> Ca
 def dequeue(task_id: str, *, new_status: TaskStatus) -> Call[int]:
     """Take a task out of its queue; the reply's `updated` is 1 if it was queued (or already in progress)."""
     body = {"task": task_id, "new_status": new_status.value}
-    return Call(endpoint="tasks.dequeue", body=body, parse=lambda data: int(data.get("updated") or 0))
+    return Call(endpoint="tasks.dequeue", body=body, parse=lambda data: whole(data.get("updated")) or 0)
 
 
 def clone(task_id: str, *, name: str) -> Call[str]:

@@ -5,14 +5,18 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from agent.api.client import Call, plain
 from agent.models import Json
+from agent.wire import mappings, number, text
 
 #: Keys of runtime properties: opens or closes a worker, limits its tasks, and names the GPUs that it could give.
 FORCE = "force"
 MAX_INSTANCES = "max_num_instances"
 AVAILABLE_GPUS = "available_gpus"
+#: Ten years; what holds longer holds until it is changed.
+LONGEST_EXPIRY_SECONDS = 10 * 365 * 86400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,14 +27,17 @@ class Property:
     seconds_left: float | None = None
 
 
-def properties_in(data: Json) -> dict[str, Property]:
+def properties_in(data: Mapping[str, Any]) -> dict[str, Property]:
     """The runtime properties of a reply, by key."""
-    found = {}
-    for entry in data.get("properties") or data.get("runtime_properties") or ():
-        expiry = entry.get("expiry")
-        seconds = float(expiry) if isinstance(expiry, int | float) else None
-        found[str(entry["key"])] = Property(str(entry.get("value") or ""), seconds)
-    return found
+    return {
+        text(entry.get("key")): Property(text(entry.get("value")), _seconds_in(entry.get("expiry")))
+        for entry in mappings(data.get("properties") or data.get("runtime_properties"))
+    }
+
+
+def _seconds_in(expiry: object) -> float | None:
+    seconds = number(expiry)
+    return None if seconds is None else min(max(seconds, 0.0), LONGEST_EXPIRY_SECONDS)
 
 
 def runtime_properties(worker: str) -> Call[dict[str, Property]]:

@@ -19,6 +19,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from agent.models import Json
+from agent.wire import mapping, mappings, number, text, texts
 from agent.worker.standing import Stand, Standing, stand_in
 
 #: More tasks of a queue to which nobody listens are not counted; the server would have to send all of them.
@@ -113,7 +114,7 @@ def state_as(worker: Worker, standing: str) -> str:
 
 def workers_in(reply: Json) -> tuple[Worker, ...]:
     """The workers by id, gpu2 before gpu10, sub-workers right after their agent."""
-    wires = reply.get("workers") or []
+    wires = [dict(wire) for wire in mappings(reply.get("workers"))]
     parents = _parents([_id(wire) for wire in wires])
     busy = {_id(wire) for wire in wires if _task(wire)}
     busy |= {parents[worker_id] for worker_id in busy}
@@ -138,7 +139,7 @@ def with_states(reply: Json) -> Json:
 
 def queues_in(workers: Iterable[Worker], answer: Json) -> tuple[Queue, ...]:
     """All queues by name: those of a reply to QUEUES_WANTED, and those that only the workers know."""
-    wires = {str(wire["id"]): wire for wire in answer.get("queues") or ()}
+    wires = {text(wire.get("id")): dict(wire) for wire in mappings(answer.get("queues"))}
     seen: dict[str, QueueOfWorker] = {}
     listeners: dict[str, list[str]] = {}
     for worker in workers:
@@ -168,25 +169,25 @@ def gpus_of(worker_id: str, stats: Mapping[str, Any]) -> Gpus | None:
 
 def _worker(wire: Json, *, parent: str, runs: bool) -> Worker:
     task = _task(wire)
-    milliseconds = task.get("running_time")
+    milliseconds = number(task.get("running_time"))
     return Worker(
         id=_id(wire),
         parent=parent,
         runs=runs,
-        stand=stand_in(map(str, wire.get("tags") or ())),
+        stand=stand_in(texts(wire.get("tags"))),
         task=str(task.get("id") or ""),
         task_name=str(task.get("name") or ""),
-        task_seconds=milliseconds / 1000 if isinstance(milliseconds, int | float) else None,
-        queues=tuple(_queue_of_worker(queue) for queue in wire.get("queues") or ()),
-        gpus=gpus_of(_id(wire), wire.get("machine_stats") or {}),
+        task_seconds=None if milliseconds is None else milliseconds / 1000,
+        queues=tuple(_queue_of_worker(queue) for queue in mappings(wire.get("queues"))),
+        gpus=gpus_of(_id(wire), mapping(wire.get("machine_stats"))),
         reported=moment_in(wire.get("last_report_time") or wire.get("last_activity_time")),
-        is_duplicate=DUPLICATE_ID in (wire.get("system_tags") or ()),
+        is_duplicate=DUPLICATE_ID in texts(wire.get("system_tags")),
         wire=wire,
     )
 
 
-def _queue_of_worker(wire: Json) -> QueueOfWorker:
-    waiting, following = wire.get("num_tasks"), wire.get("next_task") or {}
+def _queue_of_worker(wire: Mapping[str, Any]) -> QueueOfWorker:
+    waiting, following = wire.get("num_tasks"), mapping(wire.get("next_task"))
     return QueueOfWorker(
         id=str(wire.get("id") or ""),
         name=str(wire.get("name") or wire.get("id") or ""),
@@ -197,14 +198,14 @@ def _queue_of_worker(wire: Json) -> QueueOfWorker:
 
 def _queue(wire: Json | None, seen: QueueOfWorker | None, listeners: Sequence[str]) -> Queue:
     wire = wire or {}
-    entries = wire.get("entries") or ()
+    entries = mappings(wire.get("entries"))
     is_counted = seen is not None and seen.waiting is not None
     return Queue(
         name=str(wire.get("name") or (seen.name if seen else wire.get("id") or "")),
         waiting=seen.waiting if seen and is_counted else len(entries) if "entries" in wire else None,
         is_more=not is_counted and len(entries) >= MOST_ENTRIES,
         listeners=tuple(listeners),
-        tags=tuple(map(str, wire.get("tags") or ())),
+        tags=texts(wire.get("tags")),
         next_task=seen.next_task if seen and is_counted else str(entries[0].get("task") or "") if entries else "",
     )
 
@@ -214,17 +215,17 @@ def _listener(worker: Worker) -> str:
 
 
 def _id(wire: Json) -> str:
-    return str(wire.get("id") or "")
+    return text(wire.get("id"))
 
 
-def _task(wire: Json) -> Json:
-    task = wire.get("task") or {}
+def _task(wire: Json) -> Mapping[str, Any]:
+    task = mapping(wire.get("task"))
     return task if task.get("id") else {}
 
 
 def _numbers(values: object) -> list[float]:
     listed = values if isinstance(values, list) else [values]
-    return [float(value) for value in listed if isinstance(value, int | float) and not isinstance(value, bool)]
+    return [found for value in listed if (found := number(value)) is not None]
 
 
 def moment_in(text: object) -> datetime | None:
@@ -278,4 +279,4 @@ def _place(worker: Worker) -> tuple[list[str | int], bool, list[str | int]]:
 
 def _natural(text: str) -> list[str | int]:
     """Text and numbers in turn, so that keys of two texts can be compared piece by piece."""
-    return [int(piece) if index % 2 else piece for index, piece in enumerate(re.split(r"([0-9]+)", text))]
+    return [int(piece) if index % 2 else piece for index, piece in enumerate(re.split(r"([0-9]{1,15})", text))]

@@ -18,6 +18,7 @@ from agent.cli.records import LiveAgent, live_agents
 from agent.config.schema import Settings
 from agent.errors import ApiError, ConfigError
 from agent.schedule import read_schedule
+from agent.wire import mapping, mappings, shown, text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,14 +44,14 @@ def show_status(settings: Settings) -> int:
     click.echo(f"Server: {settings.api.api_server}")
     click.echo(f"Configured hours: {hours_line(_configured(settings), now=time.time())}")
     for line in status_lines(living, told, now=time.time()):
-        click.echo(line)
+        click.echo(shown(line))
     return 0
 
 
 def _ask(client: Client, settings: Settings, living: Sequence[LiveAgent]) -> Told:
-    found = client.call("workers.get_all", {"last_seen": 0}).get("workers") or []
-    own = [worker for worker in found if _is_ours(str(worker.get("id", "")), settings)]
-    ids = sorted({str(queue["id"]) for worker in own for queue in worker.get("queues") or () if queue.get("id")})
+    found = mappings(client.call("workers.get_all", {"last_seen": 0}).get("workers"))
+    own = [worker for worker in found if _is_ours(text(worker.get("id")), settings)]
+    ids = sorted({text(queue.get("id")) for worker in own for queue in mappings(worker.get("queues"))} - {""})
     tags = {queue.id: queue.tags for queue in client.send(queue_calls.by_ids(ids))} if ids else {}
     names = sorted({str(worker["id"]) for worker in own} | {agent.worker_id for agent in living})
     return Told(workers=own, tags=tags, properties=_properties(client, names))
@@ -89,7 +90,7 @@ def status_lines(living: Sequence[LiveAgent], told: Told, *, now: float) -> list
         lines.append(f"  force: {_force(worker_id, told, now)}")
         if worker is not None:
             lines.append(f"  queues: {', '.join(_queues(worker, told)) or 'none'}")
-            lines.append(f"  task: {_task(worker.get('task') or {})}")
+            lines.append(f"  task: {_task(mapping(worker.get('task')))}")
     return lines
 
 
@@ -127,7 +128,7 @@ def _moment(at: datetime) -> str:
 
 
 def _queues(worker: Mapping[str, Any], told: Told) -> Iterator[str]:
-    for queue in worker.get("queues") or ():
+    for queue in mappings(worker.get("queues")):
         tags = ", ".join(told.tags.get(str(queue.get("id")), ()))
         yield f"{queue.get('name') or queue.get('id')}{f' [{tags}]' if tags else ''}"
 

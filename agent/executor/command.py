@@ -52,7 +52,12 @@ def _other(entry: Entry, binary: str, environ: Mapping[str, str]) -> tuple[str, 
     program = "bash" if runs_python(binary) else binary.strip()
     from shutil import which
 
-    if which(program, path=environ.get("PATH")) is None:
+    if "/" in program and not os.path.isabs(program):
+        raise SetupFailed(
+            f"the task is to be run by {program!r}, which is a relative path",
+            hint="script.binary is the name of a program or its absolute path.",
+        )
+    if program.startswith("-") or which(program, path=environ.get("PATH")) is None:
         raise SetupFailed(
             f"the task is to be run by {program!r}, which is not on this host",
             hint="script.binary names the program; install it here, or record another one.",
@@ -63,8 +68,9 @@ def _other(entry: Entry, binary: str, environ: Mapping[str, str]) -> tuple[str, 
 
 
 def _relative(entry: Entry) -> str:
-    """The script as a person in the working directory would name it."""
-    return os.path.relpath(entry.file or "", entry.folder)
+    """The script as a person in the working directory would name it; never as an option."""
+    name = os.path.relpath(entry.file or "", entry.folder)
+    return f"./{name}" if name.startswith("-") else name
 
 
 def _expanded(text: str, environ: Mapping[str, str]) -> str:
@@ -74,6 +80,9 @@ def _expanded(text: str, environ: Mapping[str, str]) -> str:
 
 def _from_notebook(entry: Entry, environment: Environment, workspace: Workspace) -> Entry:
     path = entry.file or ""
+    script = f"{path.removesuffix('.ipynb')}.py"
+    if os.path.islink(script):  # the new script takes its place, and is not written to where it leads
+        os.unlink(script)
     command = [environment.python, "-m", "nbconvert", "--to", "python", path]
     try:
         workspace.commands.run(command, cwd=entry.folder, deadline_seconds=600)
@@ -82,7 +91,7 @@ def _from_notebook(entry: Entry, environment: Environment, workspace: Workspace)
             f"the notebook {os.path.basename(path)} cannot be turned into a script",
             hint=f"nbconvert has to be among the task's packages.\n{tail(error.output, 12)}",
         ) from error
-    return Entry(folder=entry.folder, file=f"{path.removesuffix('.ipynb')}.py", arguments=entry.arguments)
+    return Entry(folder=entry.folder, file=script, arguments=entry.arguments)
 
 
 def environment_for(entry: Entry, source: Source, environment: Environment, workspace: Workspace) -> dict[str, str]:

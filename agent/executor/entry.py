@@ -47,7 +47,7 @@ def entry_for(script: Script, root: str, *, literal: bool = False) -> Entry:
         where, _, named = where.partition(":")
     elif not option and where == "." and ":" in text and not os.path.exists(inside(root, text)):
         text, _, where = text.partition(":")
-    folder = inside(root, where or ".", what="working directory")
+    folder = really_inside(root, inside(root, where or ".", what="working directory"), what="working directory")
     if not literal and not os.path.isdir(folder):
         raise SetupFailed(f"the working directory {where!r} of the task is not in its repository")
     if option:
@@ -59,7 +59,7 @@ def _module(option: str, text: str, folder: str, root: str, named: str, *, liter
     words = _split(text)[1:]
     if not words:
         raise SetupFailed(f"the entry point {text!r} names nothing to run")
-    file = inside(root, os.path.relpath(f"{folder}/{named}", root)) if named else None
+    file = _beneath(folder, named, root, literal=literal) if named else None
     if literal and file is None:
         file = f"{folder}/{_default_name(Script())}"
     return Entry(folder=folder, file=file, option=option, arguments=tuple(words))
@@ -69,13 +69,13 @@ def _file(script: Script, text: str, folder: str, root: str, *, literal: bool) -
     text = text or (_default_name(script) if literal else "")
     if not text:
         raise SetupFailed("the task records no entry point and no script: there is nothing to run")
-    whole = _beneath(folder, text, root)
+    whole = _beneath(folder, text, root, literal=literal)
     if os.path.isfile(whole):
         return Entry(folder=folder, file=whole)
     words = _split(text)
     if not words:
         raise SetupFailed("the task records no entry point and no script: there is nothing to run")
-    first = _beneath(folder, words[0], root)
+    first = _beneath(folder, words[0], root, literal=literal)
     if not literal and not os.path.isfile(first):
         raise SetupFailed(
             f"the entry point {words[0]!r} is not in {_shown(folder, root)}",
@@ -84,13 +84,14 @@ def _file(script: Script, text: str, folder: str, root: str, *, literal: bool) -
     return Entry(folder=folder, file=first, arguments=tuple(words[1:]))
 
 
-def _beneath(folder: str, name: str, root: str) -> str:
+def _beneath(folder: str, name: str, root: str, *, literal: bool) -> str:
     """A file named from the working directory; it may lie beside it, but not outside the working copy."""
     if os.path.isabs(name):
         raise SetupFailed(
             f"the entry point {name!r} is an absolute path", hint="It must be relative to the working directory."
         )
-    return inside(root, os.path.relpath(os.path.join(folder, name), root))
+    path = inside(root, os.path.relpath(os.path.join(folder, name), root))
+    return really_inside(root, path, is_replaced=literal)
 
 
 def _shown(folder: str, root: str) -> str:
@@ -103,6 +104,22 @@ def inside(root: str, relative: str, *, what: str = "path") -> str:
     path = os.path.normpath(os.path.join(root, relative))
     if os.path.isabs(relative) or (path != root and not path.startswith(root + os.sep)):
         raise SetupFailed(f"the {what} {relative!r} of the task leads out of its working copy")
+    return path
+
+
+def really_inside(root: str, path: str, *, what: str = "entry point", is_replaced: bool = False) -> str:
+    """`path`, refused where a symbolic link on the way to it, or it itself, leads out of `root`.
+
+    With `is_replaced` it may be such a link itself, since something else is about to take its place.
+    """
+    top = os.path.realpath(root)
+    for part in (os.path.dirname(path), *(() if is_replaced else (path,))):
+        real = os.path.realpath(part)
+        if path != root and real != top and not real.startswith(top + os.sep):
+            raise SetupFailed(
+                f"the {what} {os.path.relpath(path, root)!r} of the task leads out of its working copy",
+                hint="A symbolic link of the repository points outside.",
+            )
     return path
 
 

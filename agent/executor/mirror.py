@@ -61,8 +61,9 @@ def open_mirror(path: str, git: Git) -> Mirror:
     """The mirror at `path`, created empty where there is none."""
     if not os.path.exists(f"{path}/HEAD"):
         os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-        # Initialising is safe to repeat, and two agents that do it at once write the same.
-        git.run("init", "--quiet", "--bare", "--template=", path)
+        # Initialising is safe to repeat, but not at once: git refuses where another one has just locked its config.
+        with exclusive(f"{path}.lock", stop=git.commands.stop):
+            git.run("init", "--quiet", "--bare", "--template=", path)
     return Mirror(path=path, git=git)
 
 

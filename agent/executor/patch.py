@@ -8,12 +8,13 @@ recorded code is the one that was asked for.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 
 from agent.errors import SetupFailed
 from agent.executor.checkout import Source
-from agent.executor.entry import Entry, entry_for, inside
+from agent.executor.entry import Entry, entry_for, inside, really_inside
 from agent.executor.workspace import Workspace
 from agent.models import Script
 from agent.process.run import CommandFailed, tail
@@ -38,6 +39,10 @@ _ATTEMPTS: tuple[tuple[tuple[str, ...], str], ...] = (
     (("--unidiff-zero", "--ignore-space-change"), "with differences in white space ignored"),
     (("--3way",), "by a three-way merge"),
 )
+#: Errors of a path that say something of its words and nothing of the host.
+_NAMES_AT_FAULT = frozenset({errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EILSEQ})
+#: What is longer is not looked into: reading ten megabytes as Python takes longer, and a gigabyte.
+_LONGEST_READ = 1024 * 1024
 _INJECTED = (
     r"\A(?:from (?:clearml|trains|allegroai) import Task\r?\n"
     r"|try: from allegroai import Task\r?\nexcept ImportError: from clearml import Task\r?\n)"
@@ -75,7 +80,7 @@ def _apply(diff: str, source: Source, workspace: Workspace) -> None:
             "the task records a diff but no repository to apply it to",
             hint="Tasks recorded outside a repository carry the whole script in that place.",
         )
-    patch = (diff if diff.endswith("\n") else diff + "\n").encode("utf-8", "surrogateescape")
+    patch = _bytes_of(diff if diff.endswith("\n") else diff + "\n")
     errors: list[str] = []
     for options, how in _ATTEMPTS:
         if "--unidiff-zero" in options:
@@ -97,6 +102,8 @@ def _create_missing(diff: str, root: str) -> None:
     """The SDK appends changes to files that need not exist (`--- a/requirements.txt`, `@@ -0,0 +1`)."""
     for name in re.findall(_NEVER_THERE, diff):
         path = inside(root, name)
+        if _is_gits(path, root):
+            continue  # git refuses it, too
         if not os.path.lexists(path) and _is_really_below(os.path.dirname(path), root):
             with open(path, "x", encoding="utf-8"):
                 pass
@@ -132,20 +139,41 @@ def _write_script(script: Script, source: Source, workspace: Workspace) -> Entry
     if source.git is not None and os.path.isfile(entry.file):
         _doubt_external_diff(script.diff, entry.file)
         workspace.console.info(f"the recorded script takes the place of {os.path.relpath(entry.file, source.root)}")
-    folder = os.path.dirname(entry.file)
-    os.makedirs(folder, exist_ok=True)
-    if not _is_really_below(folder, source.root):
-        raise SetupFailed(f"the script {script.entry_point!r} would be written outside the working copy")
-    if os.path.lexists(entry.file):
-        os.unlink(entry.file)
-    with open(entry.file, "wb") as file:
-        file.write(script.diff.encode("utf-8", "surrogateescape"))
+    if _is_gits(entry.file, source.root):
+        raise SetupFailed(f"the script {script.entry_point!r} would take the place of a file of git itself")
+    try:
+        _replace(really_inside(source.root, os.path.dirname(entry.file)), entry.file, _bytes_of(script.diff))
+    except OSError as error:
+        if error.errno not in _NAMES_AT_FAULT:
+            raise
+        raise SetupFailed(f"the script cannot be written as {script.entry_point!r}: {error.strerror}") from error
     return entry
+
+
+def _replace(folder: str, path: str, data: bytes) -> None:
+    os.makedirs(folder, exist_ok=True)
+    if os.path.lexists(path):
+        os.unlink(path)
+    with open(path, "xb") as file:  # follows no link
+        file.write(data)
+
+
+def _is_gits(path: str, root: str) -> bool:
+    """Whether a path is that of git's own files; in any letter case, as some file systems have it."""
+    return ".git" in os.path.relpath(path, root).lower().split(os.sep)
+
+
+def _bytes_of(text: str) -> bytes:
+    """The bytes that were recorded: the SDK keeps those that are no UTF-8 as single surrogates."""
+    try:
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "replace")
 
 
 def _doubt_external_diff(text: str, path: str) -> None:
     """An external diff tool's output is neither a diff nor a script; running it would fail in a strange way."""
-    if not path.endswith(".py"):
+    if not path.endswith(".py") or len(text) > _LONGEST_READ:
         return
     try:
         compile(text, path, "exec", dont_inherit=True)
@@ -154,6 +182,8 @@ def _doubt_external_diff(text: str, path: str) -> None:
             f"what the task records as uncommitted changes is neither a git diff nor a Python script ({error})",
             hint="Was it made with an external diff tool (git config diff.external, GIT_EXTERNAL_DIFF)?",
         ) from error
+    except (RecursionError, MemoryError, OverflowError):
+        return  # Python will say so itself
 
 
 def _settle_init_lines(path: str) -> None:
@@ -181,7 +211,7 @@ def _last_future_line(text: str) -> int:
 
     try:
         body = ast.parse(text).body
-    except (SyntaxError, ValueError):
+    except (SyntaxError, ValueError, RecursionError, MemoryError, OverflowError):
         return 0
     ends = [n.end_lineno or 0 for n in body if isinstance(n, ast.ImportFrom) and n.module == "__future__"]
     return max(ends, default=0)

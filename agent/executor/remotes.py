@@ -21,6 +21,7 @@ _URL = (
     r"(?P<path>/.*)?$"
 )
 _SCP = r"^(?:(?P<user>[^/:@]+)@)?(?P<host>\[[^\]]+\]|[^/:@]+):(?P<path>(?!:).+)$"
+_HOST = r"\[[0-9A-Fa-f:.]+(?:%\w+)?\]|\w[\w.-]*"
 _PORT_IN_PATH = r"^(\d{2,5})/(.+)$"
 
 
@@ -76,13 +77,13 @@ class Candidate:
 
 def parse(url: str) -> tuple[Remote, Credential | None]:
     """The recorded URL in parts, and the user and password that were in it."""
-    if not url or url.startswith("-") or any(ord(letter) < 32 for letter in url):
+    if not url or url.startswith("-") or any(ord(letter) < 32 or 0xD800 <= ord(letter) < 0xE000 for letter in url):
         raise SetupFailed(f"the repository URL {url!r} is not one that git may be given")
     if url.startswith("/"):
         return Remote(scheme="file", path=url), None
     if match := re.match(_URL, url):
         return _from_url(url, match)
-    if (match := re.match(_SCP, url)) and not match["host"].startswith("-") and not match["path"].startswith("-"):
+    if (match := re.match(_SCP, url)) and _is_fit(match["host"], match["user"] or "") and match["path"][0] != "-":
         return Remote(scheme="ssh", host=match["host"], user=match["user"] or "", path=match["path"], scp=True), None
     raise SetupFailed(
         f"cannot read the repository URL {hide_userinfo(url)!r}",
@@ -97,17 +98,22 @@ def _from_url(url: str, match: re.Match[str]) -> tuple[Remote, Credential | None
     if scheme == "file":
         from urllib.parse import unquote
 
-        return Remote(scheme="file", path=unquote(path)), None
-    if not host or host.startswith("-") or not path.strip("/"):
+        return parse(unquote(path))
+    if not host or not path.strip("/"):
         raise SetupFailed(f"the repository URL {hide_userinfo(url)!r} names no {'repository' if host else 'host'}")
     userinfo = match["user"] or ""
+    user = userinfo.partition(":")[0] if scheme == "ssh" else ""
+    if not _is_fit(host, user):
+        raise SetupFailed(f"the repository URL {hide_userinfo(url)!r} is not one that git may be given")
     if scheme == "ssh":
-        user = userinfo.partition(":")[0]
-        if user.startswith("-"):
-            raise SetupFailed(f"the repository URL {url!r} is not one that git may be given")
         return Remote(scheme=scheme, host=host, port=match["port"] or "", user=user, path=path), None
     credential = _embedded(userinfo, host) if userinfo else None
     return Remote(scheme=scheme, host=host, port=match["port"] or "", path=path), credential
+
+
+def _is_fit(host: str, user: str) -> bool:
+    """Whether they are what a host and a user of ssh are called, and nothing that git or ssh would take for more."""
+    return bool(re.fullmatch(_HOST, host)) and not user.startswith("-") and not re.search(r"[\s=]", user)
 
 
 def _embedded(userinfo: str, host: str) -> Credential:

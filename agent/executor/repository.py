@@ -198,7 +198,10 @@ def _submodules(workspace: Workspace, git: Git) -> None:
 
 def _warn_about_large_files(workspace: Workspace) -> None:
     with contextlib.suppress(OSError):
-        with open(f"{workspace.code}/.gitattributes", encoding="utf-8", errors="replace") as file:
+        path = f"{workspace.code}/.gitattributes"
+        if os.path.islink(path):  # git does not follow it either
+            return
+        with open(path, encoding="utf-8", errors="replace") as file:
             if "filter=lfs" not in file.read():
                 return
         from shutil import which

@@ -15,6 +15,9 @@ passed on.
     -i URL                                taken as one more extra index: which index is the default is the host's choice
     --pre, --no-binary X, --only-binary X passed on
     --no-index, --trusted-host, others    left out, with a warning
+
+What goes into a command line or a variable of an installer is checked word by word first, so that no value of an option
+is taken for another option. What cannot be understood is refused.
 """
 
 from __future__ import annotations
@@ -28,7 +31,7 @@ from enum import StrEnum
 from agent.config.schema import PackageManagerSettings
 from agent.errors import SetupFailed
 from agent.executor.checkout import Source
-from agent.executor.entry import Entry
+from agent.executor.entry import Entry, really_inside
 from agent.executor.workspace import Workspace
 from agent.models import Script
 from agent.packages.base import Plan
@@ -110,7 +113,7 @@ def _from_repository(source: Source, entry: Entry) -> Wanted:
     merged = Wanted(origin="none")
     for folder in _way_down(source.root, script_folder):
         path = f"{folder}/requirements.txt"
-        if os.path.isfile(path):
+        if os.path.isfile(really_inside(source.root, path, what="requirements file")):
             merged = _merge(merged, _Reader((folder,), source.root).read(_text_of(path), origin="repository"))
     return merged
 
@@ -185,11 +188,17 @@ _VCS = r"^(git|hg|bzr|svn)\+"
 _COMMIT = r"@[0-9a-f]{40}(?=$|#|\s|;)"
 _COMMENT = r"(^|\s)#.*$"
 _ARCHIVES = (".whl", ".zip", ".tar.gz", ".tar.bz2", ".tar.xz", ".tgz")
-_OPTION = r"(?s)^(--[a-z-]+|-[a-zA-Z])(?:\s*=\s*|\s+|(?<=^-[a-zA-Z])(?=\S))?(.*)$"
+#: One word of a line of options: `--name`, `--name=value`, `-n`, `-nvalue`.
+_OPTION = r"(?s)(--[a-z0-9-]+|-[a-zA-Z])(?:\Z|=(.*)\Z|(?<=^-[a-zA-Z])(.+)\Z)"
+_EDITABLE = r"(?s)(?:-e|--editable)(?:\s*=\s*|\s+|(?<=^-e)(?=\S))(.+)$"
 _PER_LINE = r"\s+--(?!hash)[a-z-]+(?:[= ]\S+)?"
 _LONG = {"-r": "--requirement", "-c": "--constraint", "-e": "--editable", "-i": "--index-url", "-f": "--find-links"}
-_KEPT_FLAGS = frozenset({"--no-binary", "--only-binary", "--pre"})
-_DEEPEST = 20
+_SWITCHES = frozenset({"--pre", "--no-index", "--prefer-binary", "--require-hashes", "--use-pep517"})
+_WITH_VALUE = frozenset({*_LONG.values(), "--extra-index-url", "--no-binary", "--only-binary"})
+_FORMATS = r":all:|:none:|[A-Za-z0-9][A-Za-z0-9._-]*(?:,[A-Za-z0-9][A-Za-z0-9._-]*)*"
+#: What a line, and a file of requirements, may be at most; more is not one.
+_LONGEST_LINE = 64 * 1024
+_LONGEST_FILE = 16 * 1024 * 1024
 
 
 @dataclass(slots=True)
@@ -206,10 +215,10 @@ class _Found:
 class _Reader:
     """Reads one text; paths in it are looked for in `places`, and may not leave `root` where they are relative."""
 
-    def __init__(self, places: tuple[str, ...], root: str, depth: int = 0) -> None:
+    def __init__(self, places: tuple[str, ...], root: str, read: set[str] | None = None) -> None:
         self._places = places
         self._root = root
-        self._depth = depth
+        self._read: set[str] = set() if read is None else read
         self._found = _Found()
 
     def read(self, text: str, *, origin: str) -> Wanted:
@@ -235,33 +244,62 @@ class _Reader:
             self._found.requirements.append(requirement)
 
     def _option(self, line: str) -> None:
-        match = re.match(_OPTION, line)
-        name, value = (match[1], match[2].strip()) if match else (line, "")
-        name = _LONG.get(name, name)
+        """One line of options. As with pip several may stand in it, each with at most one word as its value."""
+        if match := re.match(_EDITABLE, line):
+            self._editable(self._without_options(match[1]), line)
+            return
+        words = _words_of(line)
+        while words:
+            word = words.pop(0)
+            match = re.match(_OPTION, word)
+            if match is None:
+                raise SetupFailed(f"the requirements have {word!r} in a line of options: {line!r}")
+            name, value = _LONG.get(match[1], match[1]), match[2] if match[2] is not None else match[3]
+            if value is None and name not in _SWITCHES and words and not words[0].startswith("-"):
+                value = words.pop(0)
+            self._set(name, value or "", line)
+
+    def _set(self, name: str, value: str, line: str) -> None:
+        if name in _WITH_VALUE and (not value or value.startswith("-")):
+            raise SetupFailed(f"the option {name} of the requirements has no value: {line!r}")
         match name:
             case "--requirement":
                 self._include(value)
             case "--constraint":
                 path = self._existing(value)
-                self._found.constraints += logical_lines(_text_of(path)) if path else self._absent(value)
-            case "--editable":
-                self._editable(value, line)
+                self._found.constraints += self._constraints_in(path) if path else self._absent(value)
             case "--extra-index-url" | "--index-url":
-                self._found.extra_indexes.append(value)
+                self._found.extra_indexes.append(_place(value, name))
             case "--find-links":
                 path = None if "://" in value else self._existing(value)
-                self._found.find_links.append(path or value)
-            case _ if name in _KEPT_FLAGS:
-                self._found.flags += [name, value] if value else [name]
+                self._found.find_links.append(_place(path or value, name))
+            case "--no-binary" | "--only-binary":
+                if not re.fullmatch(_FORMATS, value):
+                    raise SetupFailed(f"the option {name} of the requirements takes names of packages, not {value!r}")
+                self._found.flags += [name, value]
+            case "--pre":
+                self._found.flags.append(name)
             case _:
                 self._found.warnings.append(f"requirements: the option {name} is left out, it is not the task's to set")
 
+    def _constraints_in(self, path: str) -> list[str]:
+        """A file of constraints holds versions and nothing else: an option in it would be one of the installer's."""
+        lines = logical_lines(_text_of(path))
+        if any(line.startswith("-") for line in lines):
+            self._found.warnings.append(
+                f"requirements: options in the constraints {os.path.basename(path)} are left out"
+            )
+        return [line for line in lines if not line.startswith("-")]
+
     def _include(self, value: str) -> None:
         path = self._existing(value)
-        if path is None or self._depth >= _DEEPEST:
+        if path is None:
             self._absent(value)
             return
-        inner = _Reader((os.path.dirname(path), self._root), self._root, self._depth + 1)
+        if path in self._read:  # once is enough, and files that include each other would never end
+            return
+        self._read.add(path)
+        inner = _Reader((os.path.dirname(path), self._root), self._root, self._read)
         read = inner.read(_text_of(path), origin="")
         self._found.requirements += read.requirements
         self._found.constraints += read.constraints
@@ -323,6 +361,7 @@ class _Reader:
             if credential is not None:
                 self._found.credentials.append(credential)
             address = f"{scheme}{separator}{place}"
+        _refuse_strange(system, address, recorded)
         name = _name_of(label) or normalised((re.search(r"#egg=([A-Za-z0-9._-]+)", url) or ["", ""])[1])
         return Requirement(
             text=f"{label}{system}+{address}",
@@ -353,7 +392,7 @@ class _Reader:
         for place in self._places:
             path = os.path.normpath(os.path.join(place, value))
             if os.path.exists(path) and (path == self._root or path.startswith(self._root + os.sep)):
-                return path
+                return really_inside(self._root, path, what="requirement")
         return None
 
     def _absent(self, value: str) -> list[str]:
@@ -381,6 +420,8 @@ def _logical(text: str) -> Iterator[str]:
     pending = ""
     for raw in text.lstrip("\ufeff").splitlines():
         line = pending + raw
+        if len(line) > _LONGEST_LINE:
+            raise SetupFailed(f"the requirements have a line of more than {_LONGEST_LINE} characters")
         if line.endswith("\\") and not raw.lstrip().startswith("#"):
             pending = line[:-1]
             continue
@@ -389,6 +430,44 @@ def _logical(text: str) -> Iterator[str]:
             yield line
     if line := re.sub(_COMMENT, "", pending).strip():
         yield line
+
+
+def _words_of(line: str) -> list[str]:
+    from shlex import split
+
+    try:
+        return split(line)
+    except ValueError as error:
+        raise SetupFailed(f"the options {line!r} of the requirements cannot be split into words ({error})") from error
+
+
+def _place(value: str, option: str) -> str:
+    """A URL or a path that goes to an installer by a file or a variable, where blanks and commas would separate it."""
+    if re.search(r"[\s\0]", value) or (option != "--find-links" and not re.match(r"(?:https?|file)://", value)):
+        raise SetupFailed(f"the option {option} of the requirements does not name a place: {_hidden(value)!r}")
+    return value
+
+
+def _hidden(url: str) -> str:
+    from agent.executor.remotes import hide_userinfo
+
+    return hide_userinfo(url)
+
+
+def _refuse_strange(system: str, address: str, recorded: str) -> None:
+    """A repository is one that a task could have itself: no helper program of git, and no option in its address."""
+    from agent.executor.git import refuse_option
+    from agent.executor.remotes import parse
+
+    plain = address.partition("#")[0].partition(" ;")[0].strip()
+    head, at, reference = plain.rpartition("@")
+    if not at or "/" in reference or "/" not in head.partition("://")[2] + head.partition(":")[2]:
+        head, reference = plain, ""
+    try:
+        refuse_option("reference", reference)
+        parse(head)
+    except SetupFailed as error:
+        raise SetupFailed(f"the requirement {_hidden(recorded)!r}: {error.message}", hint=error.hint) from error
 
 
 def _name_of(label: str) -> str:
@@ -417,5 +496,7 @@ def _percent_encoded(path: str) -> str:
 
 
 def _text_of(path: str) -> str:
+    if not os.path.isfile(path) or os.path.getsize(path) > _LONGEST_FILE:
+        raise SetupFailed(f"the requirements name {os.path.basename(path)!r}, which is not a file of requirements")
     with open(path, encoding="utf-8", errors="replace") as file:
         return file.read()

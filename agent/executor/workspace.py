@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from agent.config.schema import Settings, secrets_of
-from agent.errors import AgentError, SetupFailed
+from agent.errors import AgentError, BadTask, SetupFailed
 from agent.executor.console import Console, redactor
 from agent.files import load_json, write_json
 from agent.models import ExecutorSetup, Outcome, Task
@@ -82,7 +82,9 @@ def open_workspace(run_dir: str, *, stop: StopSignal) -> Iterator[Workspace]:
         task = Task.from_wire(load_json(f"{run_dir}/task.json"))
         setup = ExecutorSetup.from_json(load_json(f"{run_dir}/setup.json"))
         settings = Settings.from_json(setup.settings)
-    except (OSError, ValueError, KeyError, TypeError, AgentError) as error:
+    except BadTask as error:
+        raise SetupFailed(error.message) from error
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, AgentError) as error:
         raise SetupFailed(f"the run directory cannot be read: {error}", infrastructure=True) from error
     redact = redactor(secrets_of(settings))
     inherited = environments.inherited(os.environ, agent_bin=own_bin())

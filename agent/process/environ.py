@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from agent.wire import UNFIT
+
 #: What every process of a run carries: the run directory. Who outlives the executor is found by it.
 RUN = "GPUFLEET_RUN"
 #: Names that never reach a child: the agent's credentials, its service manager and its own interpreter.
@@ -69,8 +71,8 @@ def task_section(hyperparams: Mapping[str, Mapping[str, Mapping[str, object]]]) 
     for key, entry in (hyperparams.get("Environment") or {}).items():
         value = entry.get("value") if isinstance(entry, Mapping) else entry
         name = str(entry.get("name") or key) if isinstance(entry, Mapping) else key
-        if name and "=" not in name and "\0" not in name and value is not None:
-            found[name] = str(value).replace("\0", "")
+        if name and "=" not in name and not UNFIT.search(name) and value is not None:
+            found[name] = UNFIT.sub("", str(value))
     return found
 
 

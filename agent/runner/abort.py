@@ -10,16 +10,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from agent.api import tasks
 from agent.api.client import AsyncClient
 from agent.api.server import Features
 from agent.api.tasks import StatusLook
 from agent.errors import AgentError
-from agent.models import Task
 from agent.runner.outcome import StopCause, is_of_another, is_stopping
 from agent.states import TaskStatus
+from agent.wire import number
 
 log = logging.getLogger(__name__)
 
@@ -135,25 +136,28 @@ async def wait_for_abort_callback(api: AsyncClient, task_id: str, *, longest_sec
     `_abort_callback_timeout` (seconds) is how long the script wants, `_abort_callback_completed` says it is done.
     """
     try:
-        task = await api.send_until_answered(tasks.get_by_id(task_id), give_up_after=LOOK_AGAIN_SECONDS)
-        wanted = _callback_seconds(task)
+        runtime = await api.send_until_answered(tasks.runtime_of(task_id), give_up_after=LOOK_AGAIN_SECONDS)
     except AgentError:
         return
-    deadline = asyncio.get_running_loop().time() + min(wanted, longest_seconds)
+    deadline = asyncio.get_running_loop().time() + min(_callback_seconds(runtime), longest_seconds)
     while asyncio.get_running_loop().time() < deadline:
         await asyncio.sleep(1.0)
         try:
-            task = await api.send(tasks.get_by_id(task_id))
+            runtime = await api.send(tasks.runtime_of(task_id))
         except AgentError:
             continue
-        if task.runtime.get("_abort_callback_completed"):
+        if runtime.get("_abort_callback_completed"):
             return
 
 
-def _callback_seconds(task: Task) -> float:
-    try:
-        timeout = float(task.runtime.get("_abort_callback_timeout") or 0)
-        poll = float(task.runtime.get("_abort_poll_freq") or 0)
-    except (TypeError, ValueError):
-        return 0.0
+def _callback_seconds(runtime: Mapping[str, Any]) -> float:
+    timeout, poll = _seconds(runtime.get("_abort_callback_timeout")), _seconds(runtime.get("_abort_poll_freq"))
     return timeout + poll if timeout > 0 else 0.0
+
+
+def _seconds(value: object) -> float:
+    """A number, also where it was written as a text."""
+    try:
+        return number(float(value) if isinstance(value, str) else value) or 0.0
+    except ValueError:
+        return 0.0

@@ -22,9 +22,9 @@ from agent.api import queues, tasks
 from agent.api.client import AsyncClient
 from agent.api.queues import Queue, Waiting
 from agent.api.server import Features
-from agent.errors import ApiError, ReplyLost, ServerUnreachable
-from agent.models import Task
-from agent.runner.outcome import signature
+from agent.errors import AgentError, ApiError, BadTask, ReplyLost, ReplyUnreadable, ServerUnreachable
+from agent.models import Outcome, Task
+from agent.runner.outcome import REFUSED, signature
 from agent.runner.rundir import Claim, RunDirectory, Runs, about
 from agent.states import RunPhase, TaskStatus
 from agent.steps import Step, reached
@@ -36,6 +36,9 @@ UNKNOWN_QUEUE = 701
 ALREADY_IN_QUEUE = 706
 #: How long a competitor that took the task from under us may need until the server shows that it runs.
 OTHERS_START_SECONDS = 10.0
+#: How long, and how often after it has answered something else, a server may fail to show a task that it gave away.
+SHOW_SECONDS = 20.0
+SHOW_TRIES = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,11 +68,15 @@ class Source:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claimed:
-    """A task that is ours, with its run directory; the server still says `queued`."""
+    """A task that is ours, with its run directory; the server still says `queued`.
+
+    `is_refused`: it is none that can be run. Its outcome is written already, and only has to be reported.
+    """
 
     run: RunDirectory
     claim: Claim
     task: Task
+    is_refused: bool = False
 
 
 async def first_waiting(api: AsyncClient, source: Source, order: Sequence[str]) -> Waiting | None:
@@ -216,11 +223,10 @@ async def is_still_ours(api: AsyncClient, features: Features, claim: Claim) -> b
 
 async def _is_queued_nowhere(api: AsyncClient, claim: Claim) -> bool:
     try:
-        task = await api.send_until_answered(tasks.get_by_id(claim.task))
+        place = await api.send_until_answered(tasks.place_of(claim.task))
     except ApiError:
         return False
-    last_queue = (task.raw.get("execution") or {}).get("queue")  # another one: somebody has put it there
-    if task.status is not TaskStatus.QUEUED or last_queue not in (None, "", claim.queue):
+    if place.status is not TaskStatus.QUEUED or place.queue not in ("", claim.queue):  # somebody has put it elsewhere
         return False
     return not await _is_still_queued(api, claim)
 
@@ -228,7 +234,9 @@ async def _is_queued_nowhere(api: AsyncClient, claim: Claim) -> bool:
 async def confirm(api: AsyncClient, run: RunDirectory, claim: Claim) -> Claimed | None:
     """Read the popped task; it is run only if the server still says `queued`."""
     try:
-        task = await api.send_until_answered(tasks.get_by_id(claim.task))
+        task = await _read_popped(api, claim)
+    except (BadTask, ReplyUnreadable) as error:
+        return await _refused(api, run, claim, error)
     except ApiError as error:
         log.warning("task %s was popped but cannot be read: %s", claim.task, error.message, extra=about(claim))
         run.remove()
@@ -240,6 +248,34 @@ async def confirm(api: AsyncClient, run: RunDirectory, claim: Claim) -> Claimed 
     run.write_task(task)
     reached(Step.TASK_WRITTEN)
     return Claimed(run=run, claim=claim, task=task)
+
+
+async def _read_popped(api: AsyncClient, claim: Claim) -> Task:
+    """The task. An outage is waited out; a server that answers everything but this is not waited for without end."""
+    trouble: AgentError | None = None
+    for _ in range(SHOW_TRIES):
+        try:
+            return await api.send_until_answered(tasks.get_by_id(claim.task), give_up_after=SHOW_SECONDS)
+        except ReplyUnreadable:
+            raise
+        except (ServerUnreachable, ApiError) as error:
+            if isinstance(error, ApiError) and not error.is_server_fault:
+                raise
+            trouble = error
+        await api.send_until_answered(tasks.look(claim.task))  # answers once there is no outage any more
+    raise BadTask("task", f"one that the server cannot show ({trouble and trouble.message})", "an object") from trouble
+
+
+async def _refused(api: AsyncClient, run: RunDirectory, claim: Claim, error: AgentError) -> Claimed | None:
+    """A task that nobody can run: it is started and failed, so that whoever waits for it sees why."""
+    look = await api.send_until_answered(tasks.look(claim.task))
+    if look is None or look.status is not TaskStatus.QUEUED:
+        log.info("task %s is not queued any more: left alone", claim.task, extra=about(claim))
+        run.remove()
+        return None
+    log.warning("task %s is refused: %s", claim.task, error.message, extra=about(claim, "refuse"))
+    run.write_outcome(Outcome(phase=REFUSED, error=str(error), finished_at_ms=int(time.time() * 1000)))
+    return Claimed(run=run, claim=claim, task=Task(id=claim.task, status=look.status), is_refused=True)
 
 
 async def give_back(api: AsyncClient, run: RunDirectory, claim: Claim, *, reason: str, force: bool = False) -> None:

@@ -11,7 +11,9 @@ with the same ids and timestamps, whoever sends it and however often.
 from __future__ import annotations
 
 import errno
+import logging
 import os
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,12 +22,19 @@ from pathlib import Path
 from agent.api.events import log_event
 from agent.files import read_json, write_json
 from agent.models import Json
+from agent.wire import mapping, whole
 
 EVENT_BYTES = 64 * 1024
 RANGE_BYTES = 1024 * 1024
 #: Lines read within this time of each other may share an event and so a timestamp.
 SAME_MOMENT_MS = 100
+#: Digits of a time of ours; more are a torn page, and would put everything after it into the far future.
+LONGEST_STAMP = 14
 LEVELS = {"o": "DEBUG", "i": "INFO", "w": "WARNING", "e": "ERROR"}
+
+_SEGMENT = re.compile(r"[0-9]{6,9}\.log")
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -65,9 +74,8 @@ class Console:
     def closing_note(self, text: str, *, kind: str = "i") -> None:
         """Append notices behind everything else, once; only after the executor has ended."""
         last = self.last_segment()
-        if last and self._read(last, 0, RANGE_BYTES).endswith(
-            _record(0, kind, text.splitlines()[-1]).partition(b"\t")[2]
-        ):
+        ending = _record(0, kind, (text.splitlines() or [""])[-1]).partition(b"\t")[2]
+        if last and self._read(last, 0, RANGE_BYTES).endswith(ending):
             return
         self._append(last + 1, text, kind)
 
@@ -86,7 +94,7 @@ class Console:
 
     def last_segment(self) -> int:
         try:
-            numbers = [int(name[:-4]) for name in os.listdir(self._directory) if name.endswith(".log")]
+            numbers = [int(name[:-4]) for name in os.listdir(self._directory) if _SEGMENT.fullmatch(name)]
         except FileNotFoundError:  # the run has been removed
             return 0
         return max(numbers, default=0)
@@ -121,7 +129,7 @@ class Console:
             with open(self._path(segment), "rb") as file:
                 file.seek(offset)
                 return file.read(size)
-        except FileNotFoundError:
+        except (FileNotFoundError, IsADirectoryError):
             return b""
 
     def size_after(self, position: Position) -> int:
@@ -168,10 +176,24 @@ class Console:
 
     def read_shipped(self) -> tuple[Position, int, Range | None]:
         """How far the server has acknowledged, the last event's timestamp, and a range whose fate is not known."""
-        data = read_json(self._directory / "shipped.json") or {}
-        position = Position(int(data.get("segment", 0)), int(data.get("offset", 0)))
-        sending = data.get("sending")
-        return position, int(data.get("last_ms", 0)), Range(**sending) if sending else None
+        path = self._directory / "shipped.json"
+        data = read_json(path)
+        if data is None:
+            if path.exists():
+                log.warning("%s cannot be read: the console is sent again from its beginning", path)
+            return Position(), 0, None
+        segment, offset, last_ms = (_natural(data.get(name)) for name in ("segment", "offset", "last_ms"))
+        return Position(segment, offset), last_ms, self._range_in(data.get("sending"))
+
+    def _range_in(self, sending: object) -> Range | None:
+        """A range that was written down; None if there is none, or none that holds whole records of ours."""
+        said = {name: whole(mapping(sending).get(name)) for name in ("segment", "start", "end", "after_ms")}
+        segment, start, end = said["segment"], said["start"], said["end"]
+        if segment is None or start is None or end is None or not 0 <= start < end or segment < 0:
+            return None
+        if self._read(segment, end - 1, 1) != b"\n":
+            return None
+        return Range(segment=segment, start=start, end=end, after_ms=said["after_ms"] or 0)
 
     def write_shipped(self, position: Position, last_ms: int, sending: Range | None) -> None:
         value: Json = {"segment": position.segment, "offset": position.offset, "last_ms": last_ms}
@@ -231,10 +253,14 @@ def _record(at_ms: int, kind: str, text: str) -> bytes:
     return f"{at_ms}\t{kind}\t{text}\n".encode("utf-8", "replace")
 
 
+def _natural(value: object) -> int:
+    return max(whole(value) or 0, 0)
+
+
 def _parse(line: bytes) -> tuple[int, str, str]:
     """A record's fields; what is not a record (a disk that tore a page) is shown as it is rather than lost."""
     stamp, _, rest = line.partition(b"\t")
     kind, tab, text = rest.partition(b"\t")
-    if not tab or not stamp.isdigit():
+    if not tab or not stamp.isdigit() or len(stamp) > LONGEST_STAMP:
         return 0, "w", line.decode("utf-8", "replace")
     return int(stamp), kind.decode("ascii", "replace"), text.decode("utf-8", "replace")

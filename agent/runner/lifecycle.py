@@ -30,13 +30,23 @@ from agent.runner.claim import Claimed, is_still_ours, put_back
 from agent.runner.console import Console
 from agent.runner.log_stream import LogStream
 from agent.runner.machine import MachineSampler
-from agent.runner.outcome import StopCause, Verdict, final_call, is_of_another, signature, stopped_by, verdict_for
+from agent.runner.outcome import (
+    StopCause,
+    Verdict,
+    cause_of,
+    final_call,
+    is_of_another,
+    signature,
+    stopped_by,
+    verdict_for,
+)
 from agent.runner.rundir import Claim, RunDirectory, about
 from agent.runner.sampler import report_resources
 from agent.runner.writeback import send_back, write_back
 from agent.runtimes.base import Handle, Runtime
 from agent.states import RunPhase, TaskStatus
 from agent.steps import Step, reached
+from agent.wire import number, shown
 
 log = logging.getLogger(__name__)
 
@@ -96,6 +106,19 @@ class Running:
     handle: Handle
 
 
+class GoneHandle:
+    """The handle of an executor that has already ended."""
+
+    async def wait(self) -> None:
+        return
+
+    def stop(self) -> None:
+        return
+
+    def kill(self) -> None:
+        return
+
+
 async def run_task(context: RunContext, claimed: Claimed) -> Verdict | None:
     """Start a claimed task and see it through; None if the server no longer wanted it to start."""
     running = await launch(context, claimed)
@@ -108,9 +131,12 @@ async def launch(context: RunContext, claimed: Claimed) -> Running | None:
     claim = await start_on_server(context, claimed)
     if claim is None:
         return None
+    queue = shown(claim.queue_name)
     Console(run.console).note(
-        f"task {claim.task} pulled from {claim.queue_name} by worker {context.worker}\nRunning task '{claim.task}'"
+        f"task {claim.task} pulled from {queue} by worker {context.worker}\nRunning task '{claim.task}'"
     )
+    if claimed.is_refused:
+        return Running(run=run, claim=claim, task=claimed.task, handle=GoneHandle())
     if warning := retry.why_unreadable(claimed.task):
         Console(run.console).note(warning, kind="w")
     run.write_setup(context.executor_setup)
@@ -217,11 +243,17 @@ async def see_through(context: RunContext, running: Running) -> Verdict:
     return verdict
 
 
+async def give_up(context: RunContext, running: Running, why: str) -> None:
+    """Report as failed what cannot be seen through, once its executor has ended."""
+    await running.handle.wait()
+    await report(context, running.claim, Verdict(status=TaskStatus.FAILED, reason=why, notice=why, exit_code=1))
+
+
 async def conclude(context: RunContext, run: RunDirectory, claim: Claim, task: Task) -> Verdict:
     """Judge how the run ended, and say it at the end of its console. What was judged once stands, whoever goes on."""
-    known = run.read("verdict")
-    verdict = Verdict.from_json(known) if known else await _judge(context, run, claim, task)
-    if not known:
+    known = run.read_verdict()
+    verdict = known or await _judge(context, run, claim, task)
+    if known is None:
         run.write_verdict(verdict)
     reached(Step.VERDICT_WRITTEN)
     say_end(run, claim, verdict)
@@ -244,8 +276,7 @@ async def _judge(context: RunContext, run: RunDirectory, claim: Claim, task: Tas
 
 def judge(run: RunDirectory, *, fault: str = "") -> Verdict:
     """The verdict on a run by what it left on the disk."""
-    stop = run.read("stop")
-    return verdict_for(run.read_outcome(), StopCause(stop["cause"]) if stop else None, fault=fault)
+    return verdict_for(run.read_outcome(), cause_of(run.read("stop")), fault=fault)
 
 
 def say_end(run: RunDirectory, claim: Claim, verdict: Verdict) -> None:
@@ -263,7 +294,7 @@ def say_end(run: RunDirectory, claim: Claim, verdict: Verdict) -> None:
 
 async def _wait_before_retry(context: RunContext, run: RunDirectory, claim: Claim, verdict: Verdict) -> Verdict:
     """Let the delay go by, in the slot of the run. Who ends the task meanwhile has the last word."""
-    since_ms = float((run.read("verdict") or {}).get("at_ms") or 0)
+    since_ms = number((run.read("verdict") or {}).get("at_ms")) or 0.0
     left = min(verdict.delay_seconds, since_ms / 1000 + verdict.delay_seconds - time.time())
     watching = context.board.watch_for_stop(claim.task, worker=context.worker if context.is_exclusive else "")
     async with (

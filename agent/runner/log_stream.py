@@ -18,6 +18,7 @@ from agent.errors import ApiError, CredentialsRefused, ServerUnreachable
 from agent.models import Json
 from agent.runner.console import Console, Position, Range
 from agent.steps import Step, reached
+from agent.wire import text, whole
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +75,8 @@ class LogStream:
                 await asyncio.sleep(LONGEST_PAUSE_SECONDS)
 
     def _next(self) -> Range | None:
-        if not self._console.size_after(self._position):
+        """The next records. The end is not taken from the cheap look: it ends where a segment has been lost."""
+        if not self._finishing.is_set() and not self._console.size_after(self._position):
             return None
         return self._console.next_range(self._position, after_ms=self._last_ms)
 
@@ -151,8 +153,9 @@ class LogStream:
         after, last = int(batch[0]["timestamp"]) - 1, int(batch[-1]["timestamp"])
         while True:
             page = await self._api.send(events.log_after(self._task, after))
-            stored.update((int(event.get("timestamp", 0)), str(event.get("msg", ""))) for event in page)
-            if not page or int(page[-1].get("timestamp", 0)) > last or int(page[-1]["timestamp"]) <= after:
+            stored.update((whole(event.get("timestamp")) or 0, text(event.get("msg"))) for event in page)
+            reached_ms = (whole(page[-1].get("timestamp")) or 0) if page else 0
+            if reached_ms > last or reached_ms <= after:
                 break
-            after = int(page[-1]["timestamp"])
+            after = reached_ms
         return [event for event in batch if (event["timestamp"], event["msg"]) not in stored]

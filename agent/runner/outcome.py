@@ -13,10 +13,13 @@ from agent.api.tasks import StatusLook
 from agent.errors import INFRASTRUCTURE_EXIT_CODE
 from agent.models import Json, Outcome
 from agent.states import TaskStatus
+from agent.wire import check_types
 
 INTERRUPTED_EXIT_CODES = frozenset({254})
 SIGNATURE = "Changed by clearml-agent "
 SIGINT = 2
+#: The phase of an outcome that we wrote ourselves: the task was not even given to an executor.
+REFUSED = "refused"
 HOURS_ARE_OVER = "the working hours of the worker are over"
 
 
@@ -30,6 +33,12 @@ class StopCause(StrEnum):
     SHUTDOWN = "shutdown"  # the agent was told to end its task and leave
     CLOSING = "closing"  # the working hours are over
     CLOSING_REQUEUE = "closing_requeue"  # the same, and the task goes back to its queue
+
+
+def cause_of(stop: Json | None) -> StopCause | None:
+    """What `stop.json` says; None where nothing does that we understand."""
+    said = stop.get("cause") if stop else None
+    return next((cause for cause in StopCause if cause.value == said), None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,9 +69,14 @@ class Verdict:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Verdict:
+        """TypeError or ValueError for what is none."""
         known = {name: data[name] for name in cls.__dataclass_fields__ if name in data}
-        status = known["status"]
-        return cls(**{**known, "status": None if status is None else TaskStatus(status)})
+        status = known.get("status")
+        found = cls(**{**known, "status": None if status is None else TaskStatus(status)})
+        check_types(found)
+        if found.status is TaskStatus.UNKNOWN:
+            raise ValueError(f"there is no status {status!r}")
+        return found
 
 
 def verdict_for(outcome: Outcome | None, cause: StopCause | None, *, fault: str = "") -> Verdict:
@@ -82,6 +96,8 @@ def verdict_for(outcome: Outcome | None, cause: StopCause | None, *, fault: str 
             "the process that ran this task ended without an outcome",
             "The process that ran this task ended without an outcome: it was killed, or the host went down",
         )
+    if outcome.phase == REFUSED:
+        return Verdict(status=TaskStatus.FAILED, reason=outcome.error, notice=outcome.error, exit_code=1)
     if not outcome.has_ended_itself:
         return _not_begun(outcome)
     own = _own_end(outcome)

@@ -20,7 +20,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Collection
+from dataclasses import replace
 from pathlib import Path
 
 from agent.api import tasks
@@ -29,27 +31,14 @@ from agent.errors import ApiError
 from agent.models import Task
 from agent.runner import claim as claiming
 from agent.runner.claim import Source
-from agent.runner.lifecycle import RunContext, Running
-from agent.runner.outcome import StopCause, is_of_another, is_stopping, signature
+from agent.runner.lifecycle import GoneHandle, RunContext, Running
+from agent.runner.outcome import SIGNATURE, StopCause, is_of_another, is_stopping, signature
 from agent.runner.rundir import Claim, RunDirectory, Runs, about
 from agent.runtimes.base import Runtime
 from agent.states import RunPhase, TaskStatus
 from agent.steps import Step, reached
 
 log = logging.getLogger(__name__)
-
-
-class GoneHandle:
-    """The handle of an executor that has already ended."""
-
-    async def wait(self) -> None:
-        return
-
-    def stop(self) -> None:
-        return
-
-    def kill(self) -> None:
-        return
 
 
 async def recover(
@@ -64,11 +53,92 @@ async def recover(
 
     `context_for` says what a claim's run is to be reported as.
     """
+    for run in runs.not_understood():
+        if run.path not in under_way:
+            await _settle_unreadable(context_for, runs, run, agent)
     unfinished: list[Running] = []
     for run, claim in runs.of_agent(agent):
         if run.path not in under_way and (found := await _settle(context_for(claim), source, run, claim)) is not None:
             unfinished.append(found)
     return sorted(unfinished, key=lambda one: not isinstance(one.handle, GoneHandle))
+
+
+async def _settle_unreadable(
+    context_for: Callable[[Claim], RunContext], runs: Runs, run: RunDirectory, agent: str
+) -> None:
+    """A run without a claim that can be read: the disk was full or torn, or a newer agent wrote it.
+
+    The name of the directory still says which task it is. If the server says that this agent runs it, a claim is
+    written in place of the lost one, and the run is settled like any other. What belongs to nobody is moved aside.
+    """
+    claim = _claim_in_place_of(run, agent)
+    context = context_for(claim)
+    if await context.runtime.is_alive(run.path):
+        look = await _look(context, claim)
+        if look is not None and look.status is TaskStatus.IN_PROGRESS and (worker := _one_of(agent, look)):
+            _rewrite_claim(run, replace(claim, worker=worker))
+        return
+    look = await _look(context, claim)
+    if look is not None and look.status is TaskStatus.IN_PROGRESS:
+        if worker := _one_of(agent, look):
+            _rewrite_claim(run, replace(claim, worker=worker))
+        else:
+            log.warning("run %s has no claim that can be read, and is left to %s", run.path.name, look.message)
+        return
+    if look is not None and look.status is TaskStatus.QUEUED:
+        await _queue_again(context, claim)
+    await context.runtime.end_leftovers(run.path)
+    try:
+        kept = runs.set_aside(run)
+    except FileNotFoundError:  # another agent of this host was faster
+        return
+    log.warning(
+        "run %s cannot be understood (no claim of this version in it); its files are now in %s",
+        run.path.name,
+        kept,
+        extra=about(claim, "set_aside"),
+    )
+
+
+def _claim_in_place_of(run: RunDirectory, agent: str) -> Claim:
+    """A claim with what is known without the one that was lost."""
+    return Claim(
+        task=run.task_id,
+        attempt=run.attempt,
+        worker=agent,
+        agent=agent,
+        queue="",
+        queue_name="a queue",
+        token=run.path.name,
+        phase=RunPhase.STARTED,
+        claimed_at_ms=int((time.time() - run.age_seconds()) * 1000),
+    )
+
+
+def _one_of(agent: str, look: StatusLook) -> str:
+    """The worker that has signed the start, if it is the agent or one of its services; else empty."""
+    worker = look.message.removeprefix(SIGNATURE)
+    is_ours = worker == agent or worker.startswith(f"{agent}:service:")
+    return worker if look.message.startswith(SIGNATURE) and is_ours else ""
+
+
+def _rewrite_claim(run: RunDirectory, claim: Claim) -> None:
+    log.warning("run %s had no claim that can be read; the server says it is ours", run.path.name, extra=about(claim))
+    broken = run.path / "claim.json"
+    if broken.is_dir():
+        broken.rename(f"{broken}.broken")
+    run.write_claim(claim)
+
+
+async def _queue_again(context: RunContext, claim: Claim) -> None:
+    """A task that was taken from its queue, and the claim of it lost: it is put back if it is in no queue."""
+    try:
+        place = await context.api.send_until_answered(tasks.place_of(claim.task))
+    except ApiError:
+        return
+    lost = replace(claim, queue=place.queue, queue_name=place.queue)
+    if place.queue and await claiming.is_orphan(context.api, lost):
+        await claiming.put_back(context.api, lost, reason="given back by a restarted agent")
 
 
 async def _settle(context: RunContext, source: Source, run: RunDirectory, claim: Claim) -> Running | None:
@@ -98,7 +168,7 @@ async def _settle_started(context: RunContext, run: RunDirectory, claim: Claim) 
         log.info("task %s still runs: adopted", claim.task, extra=about(claim, "adopt"))
         return Running(run=run, claim=claim, task=task, handle=handle)
     if run.read_outcome() is None:
-        if run.read("launch") is None:
+        if not run.has("launch") and not run.has("outcome"):
             return await _settle_unlaunched(context, run, claim, await _look(context, claim))
         if await context.runtime.end_leftovers(run.path):
             log.warning("ended what was left of task %s after its executor had died", claim.task, extra=about(claim))

@@ -12,6 +12,7 @@
     environment.json, user.json, outcome.json    written by the executor
     workspace/       checkout and environment
 
+A run that nobody understands is moved to `<state>/runs/.unreadable/`.
 docs/architecture.md says who writes what and when.
 """
 
@@ -19,18 +20,31 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from agent.errors import BadTask
 from agent.files import read_json, sync_directory, write_json
 from agent.models import ExecutorSetup, Json, Outcome, Task
 from agent.runner.outcome import Verdict
 from agent.states import RunPhase
+from agent.wire import check_types
 
 log = logging.getLogger(__name__)
+
+#: Of the claims that we write and understand.
+VERSION = 1
+#: Where runs are moved that nobody understands.
+UNREADABLE = ".unreadable"
+#: A run directory is made and claimed within milliseconds; without a claim after this time it never gets one.
+SETTLED_SECONDS = 60.0
+
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,99}")
+_RUN = re.compile(r"[^.].*\.[0-9]{1,9}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,17 +65,31 @@ class Claim:
     claimed_at_ms: int
     agent: str = ""
     devices: tuple[str, ...] = ()
-    version: int = 1
+    version: int = VERSION
 
     @classmethod
     def from_json(cls, data: Json) -> Claim:
+        """KeyError, TypeError or ValueError where this is no claim that this version understands."""
         known = {name: data[name] for name in cls.__dataclass_fields__ if name in data}
-        return cls(**{**known, "phase": RunPhase(known["phase"]), "devices": tuple(known.get("devices") or ())})
+        claim = cls(**{**known, "phase": RunPhase(known["phase"]), "devices": tuple(known.get("devices") or ())})
+        check_types(claim)
+        if claim.version != VERSION or not claim.task:
+            raise ValueError(f"version {claim.version}")
+        return claim
 
     @property
     def owner(self) -> str:
         """The worker id of the daemon that sees the run through."""
         return self.agent or self.worker
+
+
+def folder_for(task_id: str) -> str:
+    """The first part of the name of a task's runs: its id, or what stands for one that is no name for a folder."""
+    if _NAME.fullmatch(task_id):
+        return task_id
+    from _blake2 import blake2b
+
+    return f"odd-{blake2b(task_id.encode('utf-8', 'surrogatepass'), digest_size=16).hexdigest()}"
 
 
 def about(claim: Claim, action: str = "") -> Json:
@@ -86,13 +114,23 @@ class RunDirectory:
     def attempt(self) -> int:
         return int(self.path.name.rpartition(".")[2])
 
-    def read_claim(self) -> Claim | None:
-        """The claim; None if there is none yet, or none that this version understands."""
-        data = read_json(self.path / "claim.json")
+    def age_seconds(self) -> float:
+        """How long ago a file appeared in it, or went."""
         try:
+            return time.time() - self.path.stat().st_mtime
+        except OSError:
+            return 0.0
+
+    def has(self, name: str) -> bool:
+        """Whether there is such a file, whatever is in it."""
+        return (self.path / f"{name}.json").exists()
+
+    def read_claim(self) -> Claim | None:
+        """The claim; None if there is none yet, or none that this version understands (`recovery` sees to that)."""
+        try:
+            data = read_json(self.path / "claim.json")
             return Claim.from_json(data) if data else None
-        except (KeyError, TypeError, ValueError):
-            log.warning("%s is not a claim of this version: left alone", self.path / "claim.json")
+        except (OSError, KeyError, TypeError, ValueError):
             return None
 
     def write_claim(self, claim: Claim) -> Claim:
@@ -106,8 +144,13 @@ class RunDirectory:
         write_json(self.path / "task.json", dict(task.raw))
 
     def read_task(self) -> Task | None:
+        """The task; None if there is none, or none that can be read."""
         data = read_json(self.path / "task.json")
-        return Task.from_wire(data) if data else None
+        try:
+            return Task.from_wire(data) if data else None
+        except BadTask as error:
+            log.warning("%s: %s", self.path / "task.json", error.message)
+            return None
 
     def write_setup(self, setup: ExecutorSetup) -> None:
         write_json(self.path / "setup.json", setup.to_json())
@@ -117,8 +160,26 @@ class RunDirectory:
         return read_json(self.path / f"{name}.json")
 
     def read_outcome(self) -> Outcome | None:
+        """How the run ended; None if nothing says so, or nothing that can be read."""
         data = read_json(self.path / "outcome.json")
-        return Outcome.from_json(data) if data else None
+        try:
+            return Outcome.from_json(data) if data else None
+        except (TypeError, ValueError) as error:
+            log.warning("%s cannot be read: %s", self.path / "outcome.json", error)
+            return None
+
+    def write_outcome(self, outcome: Outcome) -> None:
+        """Only where no executor does."""
+        write_json(self.path / "outcome.json", outcome.to_json(), durable=True)
+
+    def read_verdict(self) -> Verdict | None:
+        """What was judged before; None if nothing was, or nothing that can be read: it is judged anew then."""
+        data = read_json(self.path / "verdict.json")
+        try:
+            return Verdict.from_json(data) if data else None
+        except (TypeError, ValueError) as error:
+            log.warning("%s cannot be read: %s", self.path / "verdict.json", error)
+            return None
 
     def write_verdict(self, verdict: Verdict) -> None:
         """Keep what is about to be told; before a retry is counted, it is on the disk."""
@@ -153,7 +214,7 @@ class Runs:
         self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
         attempt = 1 + max((run.attempt for run in self.of_task(claim.task)), default=0)
         while True:
-            run = RunDirectory(self.root / f"{claim.task}.{attempt}")
+            run = RunDirectory(self.root / f"{folder_for(claim.task)}.{attempt}")
             try:
                 run.path.mkdir(mode=0o700)
                 break
@@ -165,7 +226,19 @@ class Runs:
         return run, claim
 
     def of_task(self, task_id: str) -> list[RunDirectory]:
-        return [run for run in self if run.task_id == task_id]
+        return [run for run in self if run.task_id == folder_for(task_id)]
+
+    def not_understood(self) -> list[RunDirectory]:
+        """The runs whose claim nobody can read, apart from those that are just being made."""
+        return [run for run in self if run.age_seconds() > SETTLED_SECONDS and run.read_claim() is None]
+
+    def set_aside(self, run: RunDirectory) -> Path:
+        """Move a run out of the way of everybody, with all that is in it; answers where it is now."""
+        place = self.root / UNREADABLE
+        place.mkdir(mode=0o700, exist_ok=True)
+        kept = place / f"{run.path.name}.{time.time_ns() // 1000}"
+        run.path.rename(kept)
+        return kept
 
     def of_agent(self, agent: str) -> list[tuple[RunDirectory, Claim]]:
         """The runs of one agent, by its worker id, in the order in which they were claimed."""
@@ -176,6 +249,5 @@ class Runs:
         if not self.root.is_dir():
             return
         for entry in sorted(os.listdir(self.root)):
-            task, dot, attempt = entry.rpartition(".")
-            if dot and task and attempt.isdigit():
+            if _RUN.fullmatch(entry):
                 yield RunDirectory(self.root / entry)

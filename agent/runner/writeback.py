@@ -11,6 +11,7 @@ from agent.errors import ApiError
 from agent.models import Json, Task
 from agent.runner.rundir import RunDirectory
 from agent.steps import Step, reached
+from agent.wire import text, texts
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +25,9 @@ def calls_for(task: Task, environment: Json) -> list[Call[Json]]:
     of the same task does not lose it. The commit is written only where the task had none.
     """
     calls: list[Call[Json]] = []
-    frozen = environment.get("frozen")
+    if not task.raw:  # its description is lost: what the user had written there could not be kept
+        return calls
+    frozen = texts(environment.get("frozen"))
     if frozen:
         requirements = dict(task.script.requirements)
         if "org_pip" not in requirements:
@@ -32,7 +35,7 @@ def calls_for(task: Task, environment: Json) -> list[Call[Json]]:
         requirements["pip"] = "\n".join(frozen) + "\n"
         if requirements != dict(task.script.requirements):
             calls.append(tasks.set_requirements(task.id, requirements))
-    commit = environment.get("commit")
+    commit = text(environment.get("commit"))
     if commit and not task.script.version_num:
         calls.append(tasks.edit(task.id, {"script": {"version_num": commit}}))
     return calls

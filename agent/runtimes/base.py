@@ -38,6 +38,10 @@ class Runtime(Protocol):
         """
         ...
 
+    async def is_alive(self, run: Path) -> bool:
+        """Whether the executor of a run lives."""
+        ...
+
     async def attach(self, run: Path) -> Handle | None:
         """The handle of an executor that an earlier daemon launched; None if it is gone."""
         ...

@@ -23,9 +23,12 @@ from agent.files import read_json
 from agent.process.child import signal_group
 from agent.process.environ import RUN
 from agent.process.procfs import processes_with, start_ticks_of
+from agent.wire import whole
 
 #: A process that does not die of KILL within this time waits for a device; nothing can be done about it.
 UNKILLABLE_SECONDS = 5.0
+#: An executor writes its pid first of all; one that has not done so by then never will (a disk that was full).
+SAY_SECONDS = 10.0
 
 
 class HostProcess:
@@ -94,16 +97,50 @@ class HostRuntime:
             os.close(lock)
         return HostProcess(run, child.pid, os.pidfd_open(child.pid), child)
 
+    async def is_alive(self, run: Path) -> bool:
+        return _is_locked(run / "executor.lock")
+
     async def attach(self, run: Path) -> HostProcess | None:
+        began, pause = time.monotonic(), 0.05
         while _is_locked(run / "executor.lock"):  # it lives, and says who it is first of all
-            launch = read_json(run / "launch.json")
-            if launch:
-                return _attached(run, int(launch["pid"]))
-            await asyncio.sleep(0.05)
+            pid = _launched(run)
+            if not pid and time.monotonic() - began > SAY_SECONDS:
+                pause = 1.0
+                pid = await asyncio.to_thread(_holder_of, run / "executor.lock")
+            if pid:
+                return _attached(run, pid)
+            await asyncio.sleep(pause)
         return None
 
     async def end_leftovers(self, run: Path) -> bool:
         return await asyncio.to_thread(end_leftovers, run)
+
+
+def _launched(run: Path) -> int:
+    """The executor's pid by its own word; 0 if it has not said it, or not so that it can be believed."""
+    said = read_json(run / "launch.json") or {}
+    pid = whole(said.get("pid")) or 0
+    return pid if pid > 1 and start_ticks_of(pid) == said.get("start_ticks") else 0
+
+
+def _holder_of(lock: Path) -> int:
+    """Who of our processes holds a file open; 0 if there is none. Only the executor inherits the lock."""
+    target, own = os.path.realpath(lock), os.getpid()
+    for name in os.listdir("/proc"):
+        if not name.isdigit() or int(name) == own:
+            continue
+        with contextlib.suppress(OSError):
+            folder = f"/proc/{name}/fd"
+            if any(_target(f"{folder}/{fd}") == target for fd in os.listdir(folder)):
+                return int(name)
+    return 0
+
+
+def _target(link: str) -> str:
+    try:
+        return os.readlink(link)
+    except OSError:
+        return ""
 
 
 def _attached(run: Path, pid: int) -> HostProcess | None:
@@ -147,7 +184,8 @@ def end_leftovers(run: Path) -> bool:
 
 
 def _kill_group(run: Path) -> bool:
-    user = read_json(run / "user.json")
-    if not user or start_ticks_of(int(user["pid"])) != int(user["start_ticks"]):
+    user = read_json(run / "user.json") or {}
+    pid = whole(user.get("pid")) or 0
+    if pid <= 1 or pid != user.get("pgid") or start_ticks_of(pid) != user.get("start_ticks"):
         return False
-    return signal_group(int(user["pgid"]), signal.SIGKILL)
+    return signal_group(pid, signal.SIGKILL)

@@ -21,9 +21,10 @@ from agent.errors import AgentError, ApiError, CredentialsRefused, ServerUnreach
 from agent.models import Task
 from agent.runner import recovery
 from agent.runner.claim import Claimant, first_waiting, give_back
-from agent.runner.lifecycle import RunContext, Running, launch, see_through
-from agent.runner.rundir import Claim, Runs
+from agent.runner.lifecycle import RunContext, Running, give_up, launch, see_through
+from agent.runner.rundir import Claim, Runs, about
 from agent.steps import Step, reached
+from agent.wire import shown
 from agent.worker.bars import Bars
 from agent.worker.listening import Listening
 from agent.worker.poller import Outage, Poller
@@ -249,11 +250,21 @@ class Crew:
             reached(Step.RUN_REMOVED)
         except (AgentError, OSError) as error:
             self._trouble = self._trouble or error
+        except Exception as error:  # a fault of ours with this one run must not cost the next ones
+            log.exception("run %s cannot be seen through", path.name, extra=about(running.claim))
+            await self._give_up(slot, running, error)
         finally:
             del self._members[path]
             del self._claims[path]
             shift.slots.release(slot)
             self._change.set()
+
+    async def _give_up(self, slot: Slot, running: Running, error: Exception) -> None:
+        try:
+            await give_up(self._context_in(slot), running, f"internal error of the agent: {error!r}")
+            log.warning("its files are kept in %s", self._shift.runs.set_aside(running.run))
+        except (AgentError, OSError) as trouble:
+            self._trouble = self._trouble or trouble
 
     def _raise_trouble(self) -> None:
         trouble, self._trouble = self._trouble, None
@@ -286,5 +297,5 @@ class Crew:
         if len(self._claims) > 1:
             return f"running {len(self._claims)} tasks"
         claim, task = next(iter(self._claims.values()))
-        name = f" ({task.name})" if task.name else ""
+        name = f" ({shown(task.name)})" if task.name else ""
         return f"running task {claim.task}{name}, queue {claim.queue_name}"

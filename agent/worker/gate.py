@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 
 from agent.api.queues import Queue, Steering
 from agent.api.workers import FORCE, MAX_INSTANCES, Property
+from agent.wire import whole
 from agent.worker.standing import Stand, Standing
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ class Gate:
         """Take in what the server has just told of the worker's properties."""
         self._force = self._force_in(steering.properties.get(FORCE))
         limit = steering.properties.get(MAX_INSTANCES)
-        self.most_tasks = int(limit.value) if limit and limit.value.isdecimal() else None
+        self.most_tasks = whole(limit.value) if limit else None
 
     def _force_in(self, said: Property | None) -> Force:
         word = said.value.strip().lower() if said else ""

@@ -18,6 +18,7 @@ from agent.api.client import AsyncClient
 from agent.api.queues import Queue, Steering
 from agent.errors import ApiError, UnknownQueue
 from agent.runner.claim import Source
+from agent.wire import shown
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +62,7 @@ async def _default_queue(api: AsyncClient) -> Queue:
 
 
 def _find(known: Sequence[Queue], wanted: str) -> Queue | None:
+    wanted = shown(wanted)  # as the names of queues are kept
     if LOOKS_LIKE_AN_ID.match(wanted):
         return next((queue for queue in known if queue.id == wanted), None)
     exact = [queue for queue in known if queue.name == wanted]

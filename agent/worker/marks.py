@@ -14,6 +14,7 @@ from pathlib import Path
 
 from agent.files import read_json, write_json
 from agent.models import Json
+from agent.wire import number, whole
 
 log = logging.getLogger(__name__)
 
@@ -44,9 +45,10 @@ class Mark:
         except OSError as error:
             log.warning("%s cannot be read: %s", self.path, error)
             return None
-        if not found or found.get("boot") != _boot_id() or not isinstance(found.get("at"), int | float):
+        at = number(found.get("at")) if found else None
+        if not found or found.get("boot") != _boot_id() or at is None:
             return None
-        return {**found, "age": _now() - found["at"]}
+        return {**found, "age": _now() - at}
 
     def remove(self) -> None:
         with contextlib.suppress(OSError):
@@ -60,7 +62,7 @@ class Failures(Mark):
         super().__init__(record, "failures")
         found = self.read()
         is_recent = found is not None and found["age"] < FORGET_SECONDS
-        self.count = int(found.get("count") or 0) if found and is_recent else 0
+        self.count = max(whole(found.get("count")) or 0, 0) if found and is_recent else 0
 
     def begin(self) -> None:
         """Count this start as failed until it has proved otherwise: a process that is killed cannot do so itself."""

@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).parent.parent.parent
 
 #: What everything in the agent may use; these import nothing of ours but each other.
-COMMON = {"models", "states", "steps", "errors", "logs", "journal", "files", "hours", "schedule", "table"}
+COMMON = {"models", "states", "steps", "errors", "logs", "journal", "files", "hours", "schedule", "table", "wire"}
 
 #: Who may import whom, besides itself and COMMON. A room that is missing here fails the test below.
 ARROWS: dict[str, set[str]] = {
@@ -38,6 +38,7 @@ ARROWS: dict[str, set[str]] = {
     "hours": set(),
     "schedule": set(),
     "table": set(),
+    "wire": set(),
 }
 
 #: What the generator may use of the agent: its GPUs, and nothing above them.

@@ -19,11 +19,12 @@ from agent.api.queues import Queue
 from agent.api.server import Features
 from agent.files import write_json
 from agent.models import ExecutorSetup
+from agent.process.procfs import start_ticks_of
 from agent.runner.abort import StatusBoard
 from agent.runner.claim import Source
-from agent.runner.lifecycle import RunContext, Running
+from agent.runner.lifecycle import GoneHandle, RunContext, Running
 from agent.runner.machine import MachineSampler
-from agent.runner.recovery import GoneHandle, recover
+from agent.runner.recovery import recover
 from agent.runner.rundir import Claim, RunDirectory, Runs
 from agent.runtimes.base import Handle
 from agent.runtimes.host import HostRuntime
@@ -186,7 +187,9 @@ def test_a_claim_of_another_version_does_not_keep_the_agent_from_its_work(tmp_pa
 
 
 def test_a_living_executor_is_adopted(tmp_path: Path) -> None:
-    run = _left_behind(tmp_path, RunPhase.STARTED, {"launch": {"pid": os.getpid(), "start_ticks": 1}})
+    run = _left_behind(
+        tmp_path, RunPhase.STARTED, {"launch": {"pid": os.getpid(), "start_ticks": start_ticks_of(os.getpid())}}
+    )
     with open(run.lock, "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         unfinished, _ = _recover(tmp_path, status="in_progress")

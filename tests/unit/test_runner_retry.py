@@ -105,9 +105,7 @@ def test_no_text_does_worse_than_to_be_refused(properties: dict[str, str]) -> No
         assert decide(ended(3), wanted, done=0, has_queue=True).status is TaskStatus.FAILED
 
 
-@pytest.mark.parametrize(
-    "section", [None, [], "x", {"retry_on": None}, {"retry_on": "1"}, {"retry_on": {"value": None}}]
-)
+@pytest.mark.parametrize("section", [None, {"retry_on": None}, {"retry_on": "1"}, {"retry_on": {"value": None}}])
 def test_a_section_of_another_form_does_no_harm(section: Any) -> None:
     policy_of(Task.from_wire({"id": "t", "hyperparams": {"properties": section}}))
 
