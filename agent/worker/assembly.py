@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from agent.config.schema import Settings
+from agent.gpu.health import Device
 from agent.gpu.leases import PERCENTS, Leases, leases_folder
+from agent.gpu.nvml import library_is_present
+from agent.gpu.visible import CUDA, NOTHING_VISIBLE
 from agent.models import WorkerSetup
+from agent.worker.disks import folders_of
 from agent.worker.gate import Gate
+from agent.worker.health import Gpus, Health
+from agent.worker.post import Post
 from agent.worker.slots import OneSlot, OwnGpus, Services, Slots
 
 log = logging.getLogger(__name__)
@@ -29,12 +35,39 @@ def gate_for(settings: Settings) -> Gate:
     return Gate(read_schedule(uptime=agent.uptime, downtime=agent.downtime, timezone=agent.timezone))
 
 
-def slots_for(setup: WorkerSetup, settings: Settings, worker: str) -> Slots:
-    """How many tasks at once, and on what."""
+def health_for(post: Post) -> Health:
+    """Who watches over the GPUs and the disks of this agent."""
+    setup, agent = post.setup, post.settings.agent
+    return Health(
+        agent.health,
+        post.bars,
+        post.identity.record,
+        gpus=_checkup(setup, post.environ),
+        shares_out=bool(setup.wishes),
+        folders=folders_of(agent, post.environ),
+    )
+
+
+def _checkup(setup: WorkerSetup, environ: Mapping[str, str]) -> Gpus | None:
+    """Who looks at the GPUs; None where there are none to look at, or nobody to ask."""
+    visible = {**environ, **setup.gpu_environment}.get(CUDA)
+    is_none = visible is not None and (not visible or visible.split(",")[0] in NOTHING_VISIBLE)
+    if setup.cpu_only or is_none or not library_is_present():
+        return None
+    from agent.gpu.checkup import Checkup
+
+    devices = [Device(label=unit["label"], uuid=unit["uuid"]) for unit in setup.units]
+    return Checkup(devices, visible=visible, is_given=bool(setup.gpus))
+
+
+def slots_for(
+    setup: WorkerSetup, settings: Settings, worker: str, *, sick: Callable[[], Mapping[str, str]] = dict
+) -> Slots:
+    """How many tasks at once, and on what. `sick` says which GPUs are not to be given to tasks, and why."""
     if setup.services is not None:
         return Services(worker, setup.services or None)
     if setup.wishes:
-        return _dynamic(setup, settings)
+        return _dynamic(setup, settings, sick)
     if not setup.units or setup.cpu_only:
         return OneSlot(worker)
     percents = None if setup.share is None else max(1, int(setup.share * PERCENTS))
@@ -55,7 +88,7 @@ def _leases(settings: Settings) -> Leases:
     return Leases(folder)
 
 
-def _dynamic(setup: WorkerSetup, settings: Settings) -> Slots:
+def _dynamic(setup: WorkerSetup, settings: Settings, sick: Callable[[], Mapping[str, str]]) -> Slots:
     from agent.gpu.allocation import Layout, Unit, Wish
     from agent.gpu.model import Link
     from agent.worker.dynamic_gpus import DynamicGpus
@@ -70,6 +103,7 @@ def _dynamic(setup: WorkerSetup, settings: Settings) -> Slots:
         reserve_after_seconds=wanted.reserve_after_seconds,
         spares_strangers=wanted.foreign_processes == "veto",
         names_by_uuid="GPU-" in (setup.gpus or ""),
+        sick=sick,
     )
 
 

@@ -28,6 +28,7 @@ from agent.runner.claim import Source
 from agent.runner.lifecycle import EXECUTOR_GRACE_SECONDS
 from agent.runner.rundir import Runs
 from agent.runtimes.base import Runtime
+from agent.worker.assembly import health_for
 from agent.worker.crew import Crew
 from agent.worker.hold import is_held
 from agent.worker.listening import resolve_queues
@@ -191,10 +192,12 @@ async def _serve(post: Post, source: Source, presence: Presence) -> None:
     worker, url = post.identity.worker_id, post.api.sync.base_url
     names = ", ".join(queue.name for queue in source.queues)
     log.info("worker %s listens to %s on %s", worker, names, url, extra={"action": "ready"})
-    crew = Crew(shift_for(post, source, presence))
+    health = health_for(post)
+    post.on_resume.append(health.acknowledge)
+    crew = Crew(shift_for(post, source, presence, health))
     working = asyncio.create_task(crew.work(Outage(post.supervisor.status)))
     try:
-        async with beside(presence.run()), beside(_tell_of_drain(post.stop, presence)):
+        async with beside(presence.run()), beside(health.run()), beside(_tell_of_drain(post.stop, presence)):
             await _until_done_or_leaving(working, post, crew)
     finally:
         await crew.dismiss()
