@@ -11,27 +11,38 @@ from dataclasses import dataclass
 from agent.gpu.health import Condition, Device, Xid
 from agent.gpu.nvml import Nvml, NvmlFailed, XidWatch
 from agent.gpu.stats import visible_devices
+from agent.gpu.visible import missing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Findings:
     """What one look has found: how each device is, and the XID errors since the look before. `silence` is why the
-    driver as a whole does not answer.
+    driver as a whole does not answer, `is_complete` whether no GPU is missing.
     """
 
     conditions: Mapping[Device, Condition]
     xids: tuple[Xid, ...] = ()
     silence: str = ""
+    is_complete: bool = True
 
 
 class Checkup:
     """`devices` are the GPUs to look at; none: those that CUDA_VISIBLE_DEVICES says (`visible`), all where it is None.
 
-    `is_given`: the agent is to have GPUs; one that takes what there is may find that its host has none.
+    `missing` are devices that were not there when the agent started. `is_given`: the agent is to have GPUs; one that
+    takes what there is may find that its host has none.
     """
 
-    def __init__(self, devices: Sequence[Device], *, visible: str | None = None, is_given: bool = True) -> None:
+    def __init__(
+        self,
+        devices: Sequence[Device],
+        *,
+        missing: Sequence[str] = (),
+        visible: str | None = None,
+        is_given: bool = True,
+    ) -> None:
         self._devices = tuple(devices)
+        self._missing = tuple(missing)
         self._visible = visible
         self._is_given = is_given
         self._nvml: Nvml | None = None
@@ -52,15 +63,22 @@ class Checkup:
 
     def _look(self, now: float, heard: tuple[Xid, ...]) -> Findings:
         nvml = self._nvml = self._nvml or Nvml()
-        devices = self._devices or self._found(nvml)
-        conditions = {device: _condition(nvml, device) for device in devices}
+        absent = self._still_missing(nvml)
+        devices = self._devices or (() if self._missing else self._found(nvml))
+        conditions = {**{device: _condition(nvml, device) for device in devices}, **absent}
         if self._watch is None:
             self._watch = nvml.watch_xids(device.uuid for device in devices if device.uuid)
         else:
             heard = (*heard, *self._watch.take(now))
         # a GPU that comes back is only seen by who opens the driver again
         self._starts_anew = any(condition.lost for condition in conditions.values())
-        return Findings(conditions=conditions, xids=heard)
+        return Findings(conditions=conditions, xids=heard, is_complete=not self._missing or not absent)
+
+    def _still_missing(self, nvml: Nvml) -> dict[Device, Condition]:
+        if not self._missing:
+            return {}
+        absent = missing(self._missing, nvml.inventory())
+        return {Device(label=label, uuid=""): Condition(lost=f"is missing: {why}") for label, why in absent.items()}
 
     def _found(self, nvml: Nvml) -> tuple[Device, ...]:
         found = visible_devices(nvml.inventory(), self._visible)

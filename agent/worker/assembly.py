@@ -44,6 +44,7 @@ def health_for(post: Post) -> Health:
         post.identity.record,
         gpus=_checkup(setup, post.environ),
         shares_out=bool(setup.wishes),
+        is_incomplete=bool(setup.missing),
         folders=folders_of(agent, post.environ),
     )
 
@@ -57,7 +58,7 @@ def _checkup(setup: WorkerSetup, environ: Mapping[str, str]) -> Gpus | None:
     from agent.gpu.checkup import Checkup
 
     devices = [Device(label=unit["label"], uuid=unit["uuid"]) for unit in setup.units]
-    return Checkup(devices, visible=visible, is_given=bool(setup.gpus))
+    return Checkup(devices, missing=setup.missing, visible=visible, is_given=bool(setup.gpus))
 
 
 def slots_for(

@@ -57,8 +57,8 @@ class Gpus(Protocol):
 class Health:
     """The health of one agent's host. `gpus` is None where there are none to look at.
 
-    `shares_out`: each task gets some of the GPUs, so a sick one only takes itself out. `folders` are on the disks that
-    need room. `record` is where the agent's marks are.
+    `shares_out`: each task gets some of the GPUs, so a sick one only takes itself out. `is_incomplete`: some GPUs were
+    missing when the agent started. `folders` are on the disks that need room, `record` is where its marks are.
     """
 
     def __init__(
@@ -69,6 +69,7 @@ class Health:
         *,
         gpus: Gpus | None = None,
         shares_out: bool = False,
+        is_incomplete: bool = False,
         folders: tuple[str, ...] = (),
         clock: Callable[[], float] = since_boot,
     ) -> None:
@@ -76,6 +77,7 @@ class Health:
         self._bars = bars
         self._gpus = gpus
         self._shares_out = shares_out
+        self._is_incomplete = is_incomplete
         self._folders = folders
         self._clock = clock
         self._driver, self._disk = Question(), Question()
@@ -86,6 +88,8 @@ class Health:
         self._full: dict[str, str] = {}
         self._streak = Streak(wanted.failures_in_a_row, clock=clock)
         self._wake = asyncio.Event()
+        #: Set once the GPUs that were missing at the start are there: who has them needs to be found out anew.
+        self.is_complete = asyncio.Event()
 
     @property
     def _is_on(self) -> bool:
@@ -130,6 +134,8 @@ class Health:
         self._silence = f"the GPU driver does not answer ({findings.silence})" if findings.silence else ""
         if not self._silence:
             self._conditions = findings.conditions
+            if self._is_incomplete and findings.is_complete:
+                self.is_complete.set()
         self._take_in(findings.xids, now)
 
     def _take_in(self, xids: Sequence[Xid], now: float) -> None:
