@@ -159,7 +159,8 @@ def _told(past: Past, condition: Condition) -> Iterable[tuple[Kind, str]]:
         yield Kind.ACTION, f"{what} (recovery action {condition.action})"
     if xids := {xid.number for xid in past.xids if xid.concerns(condition)}:
         yield Kind.XID, f"reported XID {', '.join(str(number) for number in sorted(xids))}"
-    if more := (condition.uncorrected or 0) - past.uncorrected.get(condition.gpu, condition.uncorrected or 0):
+    count = condition.uncorrected or 0
+    if (more := count - past.uncorrected.get(condition.gpu, count)) > 0:
         yield Kind.ECC, f"has {more} new uncorrected memory error{'s' if more > 1 else ''} (ECC)"
     if condition.pages_pending:
         yield Kind.PAGES, "has memory pages to retire at its next reset"

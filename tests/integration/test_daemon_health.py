@@ -17,6 +17,7 @@ from support.apiserver import ServerProcess
 from support.fake_nvml import CONFIGS, variables
 
 OK = "print('done')\n"
+SEES = "import os\nprint('sees', os.environ['CUDA_VISIBLE_DEVICES'])\n"
 HEALTH = "CLEARML_AGENT__AGENT__HEALTH__"
 EVERY = {f"{HEALTH}INTERVAL_SEC": "0.2", "CLEARML_AGENT_SKIP_PYTHON_ENV_INSTALL": "1"}
 
@@ -87,8 +88,14 @@ def _stays_queued(server: ServerProcess, *tasks: str, while_: TypedDaemon) -> No
         time.sleep(0.1)
 
 
+def _run(server: ServerProcess, source: str, queue: str) -> str:
+    task = create_script(server, source, queue=queue)
+    wait_for_status(server, task, "completed")
+    return task
+
+
 @pytest.mark.parametrize(
-    ("name", "broken", "why"),
+    "case",
     [
         ("lost", "error = 15", "GPU 1 (GPU-fa4e0000…) fell off the bus (NVML: GPU is lost)"),
         ("mute", "error = 999", "GPU 1 (GPU-fa4e0000…) does not answer (NVML: Unknown Error)"),
@@ -101,8 +108,9 @@ def _stays_queued(server: ServerProcess, *tasks: str, while_: TypedDaemon) -> No
     ],
 )
 def test_a_sick_gpu_cordons_its_agent_until_it_is_well(
-    server: ServerProcess, tmp_path: Path, host: Host, name: str, broken: str, why: str
+    server: ServerProcess, tmp_path: Path, host: Host, case: tuple[str, str, str]
 ) -> None:
+    name, broken, why = case
     _queue(server, name)
     worker = f"{name}:gpu1"
     environ = {**host.environ, "CLEARML_WORKER_NAME": name}
@@ -171,7 +179,6 @@ def test_without_a_word_of_the_driver_a_gpu_is_used_again_when_it_has_been_quiet
 
 def test_a_sick_gpu_of_many_only_takes_itself_out(server: ServerProcess, tmp_path: Path, host: Host) -> None:
     _queue(server, "many")
-    sees = "import os\nprint('sees', os.environ['CUDA_VISIBLE_DEVICES'])\n"
     environ = {**host.environ, "CLEARML_WORKER_NAME": "many"}
     queue = ("--dynamic-gpus", "--gpus", "0-1", "--queue", "many=1-2")
     with typed_daemon(server, tmp_path / "d", *queue, environ=environ) as daemon:
@@ -180,25 +187,19 @@ def test_a_sick_gpu_of_many_only_takes_itself_out(server: ServerProcess, tmp_pat
             lambda: "GPU 0 is not given to tasks: it fell off the bus" in daemon.log.read_text(), what="it says so"
         )
         for _ in range(2):
-            task = create_script(server, sees, queue="many")
+            task = create_script(server, SEES, queue="many")
             wait_for_status(server, task, "completed")
             assert [line for line in console_of(server, task) if line.startswith("sees")] == ["sees 1"]
         assert not _cordon(server, "many:dgpu0,1")
         host.say("[gpu 0-1]\nerror = 15")
         _wait_cordoned(server, "many:dgpu0,1", "GPU 1 (GPU-fa4e0000…) fell off the bus")
-        task = create_script(server, sees, queue="many")
+        task = create_script(server, SEES, queue="many")
         _stays_queued(server, task, while_=daemon)
         host.heal()
         wait_for_status(server, task, "completed")
         wait_for(
-            lambda: "sees 0,1" in console_of(server, run_after(server, sees, "many")), seconds=30, what="both are given"
+            lambda: "sees 0,1" in console_of(server, _run(server, SEES, "many")), seconds=30, what="both are given"
         )
-
-
-def run_after(server: ServerProcess, source: str, queue: str) -> str:
-    task = create_script(server, source, queue=queue)
-    wait_for_status(server, task, "completed")
-    return task
 
 
 def test_an_xid_of_an_instance_concerns_it_alone_and_one_of_its_gpu_all(server: ServerProcess, tmp_path: Path) -> None:
@@ -264,8 +265,8 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A disk of 40 MiB, of which a tenth has to be free."""
     place = tmp_path / "disk"
     place.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=40m", "none", str(place)], capture_output=True)
-    if mounted.returncode:
+    command = ["mount", "-t", "tmpfs", "-o", "size=40m", "none", str(place)]
+    if subprocess.run(command, check=False, capture_output=True).returncode:
         pytest.skip("a disk can only be made by root")
     try:
         yield place
@@ -307,9 +308,6 @@ def test_after_some_failed_set_ups_in_a_row_there_is_a_pause_and_one_task_is_tri
         task = create_script(server, OK, queue="streak")
         wait_for_status(server, task, "completed", seconds=60)  # the pause is half a minute
         _wait_open(server, "streak:0")
-
-
-SEES = "import os\nprint('sees', os.environ['CUDA_VISIBLE_DEVICES'])\n"
 
 
 def test_an_agent_that_starts_without_its_gpu_waits_cordoned_and_works_once_it_is_there(
