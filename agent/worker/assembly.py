@@ -6,18 +6,19 @@ import logging
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from agent.config.schema import Settings
-from agent.gpu.health import Device
 from agent.gpu.leases import PERCENTS, Leases, leases_folder
-from agent.gpu.nvml import library_is_present
-from agent.gpu.visible import CUDA, NOTHING_VISIBLE
 from agent.models import WorkerSetup
 from agent.worker.disks import folders_of
 from agent.worker.gate import Gate
-from agent.worker.health import Gpus, Health
+from agent.worker.health import Health
 from agent.worker.post import Post
 from agent.worker.slots import OneSlot, OwnGpus, Services, Slots
+
+if TYPE_CHECKING:
+    from agent.worker.gpu_health import GpuHealth
 
 log = logging.getLogger(__name__)
 
@@ -37,28 +38,34 @@ def gate_for(settings: Settings) -> Gate:
 
 def health_for(post: Post) -> Health:
     """Who watches over the GPUs and the disks of this agent."""
-    setup, agent = post.setup, post.settings.agent
-    return Health(
-        agent.health,
-        post.bars,
-        post.identity.record,
-        gpus=_checkup(setup, post.environ),
-        shares_out=bool(setup.wishes),
-        is_incomplete=bool(setup.missing),
-        folders=folders_of(agent, post.environ),
-    )
+    agent = post.settings.agent
+    return Health(agent.health, post.bars, gpus=_gpu_health(post), folders=folders_of(agent, post.environ))
 
 
-def _checkup(setup: WorkerSetup, environ: Mapping[str, str]) -> Gpus | None:
-    """Who looks at the GPUs; None where there are none to look at, or nobody to ask."""
-    visible = {**environ, **setup.gpu_environment}.get(CUDA)
+def _gpu_health(post: Post) -> GpuHealth | None:
+    """None where there are no GPUs to look at, or nobody to ask."""
+    setup = post.setup
+    if setup.cpu_only:
+        return None
+    from agent.gpu.nvml import library_is_present
+    from agent.gpu.visible import CUDA, NOTHING_VISIBLE
+
+    visible = {**post.environ, **setup.gpu_environment}.get(CUDA)
     is_none = visible is not None and (not visible or visible.split(",")[0] in NOTHING_VISIBLE)
-    if setup.cpu_only or is_none or not library_is_present():
+    if is_none or not library_is_present():
         return None
     from agent.gpu.checkup import Checkup
+    from agent.gpu.health import Device
+    from agent.worker.gpu_health import GpuHealth
 
     devices = [Device(label=unit["label"], uuid=unit["uuid"]) for unit in setup.units]
-    return Checkup(devices, missing=setup.missing, visible=visible, is_given=bool(setup.gpus))
+    return GpuHealth(
+        post.settings.agent.health,
+        post.identity.record,
+        Checkup(devices, missing=setup.missing, visible=visible, is_given=bool(setup.gpus)),
+        shares_out=bool(setup.wishes),
+        is_incomplete=bool(setup.missing),
+    )
 
 
 def slots_for(

@@ -216,7 +216,7 @@ async def _serve(post: Post, source: Source, presence: Presence) -> None:
 
 async def _begin_anew(health: Health, stop: Stop) -> None:
     """Once the GPUs are there that were missing, have them given to this agent as at any start."""
-    await health.is_complete.wait()
+    await health.until_complete()
     log.info("the GPUs that were missing are there: beginning anew", extra={"action": "begin_anew"})
     stop.begin_anew()
 

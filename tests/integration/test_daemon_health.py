@@ -5,6 +5,7 @@ The GPUs are those of the fake NVML library, which reads its description again w
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import time
@@ -285,7 +286,7 @@ def test_a_disk_without_room_cordons_until_it_has_some_to_spare(
         ballast.write_bytes(bytes(38 << 20))
         _wait_cordoned(server, "full:0", f"MiB free in {small_disk}, 4 MiB are wanted")
         task = create_script(server, OK, queue="full")
-        ballast.write_bytes(bytes(int(35.5 * (1 << 20))))  # as much as is wanted, and no more
+        os.truncate(ballast, 71 << 19)  # 4.5 MiB are free: as much as is wanted, and not enough to be sure
         _stays_queued(server, task, while_=daemon)
         ballast.unlink()
         wait_for_status(server, task, "completed")

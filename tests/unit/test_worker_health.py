@@ -21,7 +21,8 @@ from agent.runner.rundir import Claim, RunDirectory
 from agent.states import RunPhase
 from agent.worker.bars import Bars
 from agent.worker.disks import MIB, Room, folders_of, rooms, short_of
-from agent.worker.health import Health, past_from, past_to_json
+from agent.worker.gpu_health import GpuHealth, past_from, past_to_json
+from agent.worker.health import Health
 from agent.worker.standing import Standing
 from agent.worker.streak import Streak
 
@@ -51,10 +52,9 @@ class Driver:
         return
 
 
-def _health(folder: Path, bars: Bars, driver: Any = None, **more: Any) -> Health:
-    wanted = settings_for().agent.health
-    given = {name: more.pop(name) for name in tuple(more) if name in wanted.__dataclass_fields__}
-    return Health(replace(wanted, **given), bars, folder / "w.lock", gpus=driver, **more)
+def _health(folder: Path, bars: Bars, driver: Driver, *, shares_out: bool = False, **wanted: Any) -> Health:
+    settings = replace(settings_for().agent.health, **wanted)
+    return Health(settings, bars, gpus=GpuHealth(settings, folder / "w.lock", driver, shares_out=shares_out))
 
 
 def _looks(health: Health, times: int = 1) -> None:
