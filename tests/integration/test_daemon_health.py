@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -128,9 +129,21 @@ def test_a_sick_gpu_cordons_its_agent_until_it_is_well(
         _wait_open(server, worker)
 
 
-def test_a_gpu_that_is_lost_between_two_looks_gets_no_task(server: ServerProcess, tmp_path: Path, host: Host) -> None:
+def test_a_gpu_that_is_lost_between_two_looks_gets_no_task_and_systemd_is_told_why(
+    server: ServerProcess, tmp_path: Path, host: Host
+) -> None:
     _queue(server, "between")
     environ = {**host.environ, f"{HEALTH}INTERVAL_SEC": "1000", "CLEARML_WORKER_NAME": "between"}
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(tmp_path / "notify"))
+        systemd.settimeout(10)
+        environ["NOTIFY_SOCKET"] = str(tmp_path / "notify")
+        _lose_between_two_looks(server, tmp_path, host, environ)
+        while b"STATUS=waiting: cordoned: GPU 1 (GPU-" not in systemd.recv(4096):
+            pass
+
+
+def _lose_between_two_looks(server: ServerProcess, tmp_path: Path, host: Host, environ: dict[str, str]) -> None:
     with typed_daemon(server, tmp_path / "d", "--gpus", "1", "--queue", "between", environ=environ) as daemon:
         wait_for_status(server, create_script(server, OK, queue="between"), "completed")
         host.say("[gpu 1]\nerror = 15")
