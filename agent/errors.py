@@ -79,6 +79,10 @@ class GpuSpecError(AgentError):
     exit_code = 7
 
 
+class GpuMissing(GpuSpecError):
+    """A GPU that was here and may come back: the driver counts it and cannot talk to it, or its UUID is gone."""
+
+
 class GpusUnknown(AgentError):
     """Nobody can tell which GPUs this host has: no driver, or NVML fails. Nothing was removed because of it."""
 

@@ -224,7 +224,8 @@ class WorkerSetup:
     variables it stands for, `gpu_suffix` its part of the worker id ("gpu0,1"; None: the id ends in a slot number).
     `units` are the GPUs and MIG instances that it names ({"label", "uuid", "gpu", "numa"}) and `links` how closely they
     are connected ([uuid, uuid, `Link`]); both empty where nobody can tell. `share` is the part of these GPUs that the
-    agent may use (None: all of it).
+    agent may use (None: all of it). `missing` are devices that `gpus` names and that do not answer; `command` is the
+    command line that finds them again (arguments of `clearml-agent`).
     `queues` are names or ids in order of preference; empty: the server's default queue. `services` is how many tasks
     run at once, each as a sub-worker (None: one, as the worker itself; 0: any number). `wishes` are how many GPUs a
     task of each queue gets at least and at most; not empty: GPUs are shared out to many tasks. `log_level` is ours,
@@ -243,6 +244,8 @@ class WorkerSetup:
     units: tuple[Json, ...] = ()
     links: tuple[tuple[str, str, str], ...] = ()
     share: float | None = None
+    missing: tuple[str, ...] = ()
+    command: tuple[str, ...] = ()
     services: int | None = None
     wishes: tuple[tuple[int, int], ...] = ()
     cpu_only: bool = False
@@ -261,7 +264,7 @@ class WorkerSetup:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> WorkerSetup:
         known = {name: data[name] for name in cls.__dataclass_fields__ if name in data}
-        for name in ("queues", "child_report_tags", "units"):
+        for name in ("queues", "child_report_tags", "units", "missing", "command"):
             known[name] = tuple(known.get(name) or ())
         for name in ("links", "wishes"):
             known[name] = tuple(tuple(entry) for entry in known.get(name) or ())

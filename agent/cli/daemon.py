@@ -10,7 +10,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -26,13 +26,14 @@ from agent.cli.slots import (
     check_combination,
     check_hours,
     layout_of,
+    layout_without_missing,
     queue_wishes,
     services_limit,
     with_hours,
 )
 from agent.config.files import write_files
 from agent.config.schema import Settings
-from agent.errors import GpuSpecError, UsageError
+from agent.errors import GpuMissing, GpuSpecError, UsageError
 from agent.files import write_json
 from agent.gpu.allocation import Layout
 from agent.gpu.nvml import read_inventory
@@ -43,6 +44,7 @@ from agent.runner.rundir import Runs
 from agent.worker.hold import is_held
 from agent.worker.identity import file_name_of
 from agent.worker.marks import Drain
+from agent.worker.service import Supervisor
 from agent.worker.wishes import keep_waiting
 
 log = logging.getLogger(__name__)
@@ -201,15 +203,22 @@ def _start(settings: Settings, wishes: Wishes, *, is_detached: bool) -> int:
     check_hours(settings)
     inventory = cache(lambda: read_inventory(with_peers=bool(wishes.ranges)))
     layout = NO_GPUS
+    absent: tuple[str, ...] = ()
     try:
         visibility = resolve_gpus(wishes.gpus, cpu_only=wishes.cpu_only, env=os.environ, inventory=inventory)
         if visibility.devices not in (None, ("none",)):
             layout = layout_of(visibility.devices or (), inventory(), wishes)
+    except GpuMissing as error:
+        if not waits_for_gpus(settings, error, os.environ):
+            raise
+        visibility = parse_visibility(wishes.gpus, wishes.cpu_only, os.environ)
+        layout, absent = layout_without_missing(visibility.devices or (), inventory(), wishes)
     except GpuSpecError as error:
         if not finishes_only(settings, error):
             raise
         visibility = parse_visibility(wishes.gpus, wishes.cpu_only, os.environ)
-    setup = replace(worker_setup(settings, wishes, visibility, layout), task_umask=task_umask)
+    setup = worker_setup(settings, wishes, visibility, layout)
+    setup = replace(setup, task_umask=task_umask, missing=absent, command=command_again(sys.argv))
     environment = environment_for(settings, visibility, os.environ)
     if settings.agent.apply_files:
         write_files(settings.files)
@@ -219,6 +228,21 @@ def _start(settings: Settings, wishes: Wishes, *, is_detached: bool) -> int:
         return start_detached(settings, setup, environment)
     become_worker(settings, setup, environment)
     return 0
+
+
+def waits_for_gpus(settings: Settings, error: GpuMissing, env: Mapping[str, str]) -> bool:
+    """Whether an agent without its GPU is to be there nevertheless, cordoned, until the GPU is: one whose name was
+    decided on. Who types `--gpus` is told at once.
+    """
+    if not settings.agent.worker_id and not Supervisor.from_environ(env).is_supervised:
+        return False
+    log.warning("%s; waiting for it", error.message, extra={"action": "gpu_missing"})
+    return True
+
+
+def command_again(argv: Sequence[str]) -> tuple[str, ...]:
+    """The arguments by which this very process becomes the same daemon once more."""
+    return tuple(word for word in argv[1:] if word not in ("--detached", "-d"))
 
 
 def finishes_only(settings: Settings, error: GpuSpecError) -> bool:

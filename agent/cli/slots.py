@@ -11,6 +11,7 @@ from agent.config.schema import Settings
 from agent.errors import GpuSpecError, UsageError
 from agent.gpu.allocation import Layout
 from agent.gpu.model import Gpus, Inventory, Unknown
+from agent.gpu.visible import missing
 
 if TYPE_CHECKING:
     from agent.cli.daemon import Wishes
@@ -97,6 +98,22 @@ def check_combination(wishes: Wishes) -> None:
         raise UsageError(f"--gpu-share {wishes.share:g}: expected a part from 0.01 to 1")
     if wishes.ranges or wishes.cpu_only or not wishes.gpus or wishes.gpus == "none":
         raise UsageError("--gpu-share needs --gpus, and goes neither with --dynamic-gpus nor without GPUs")
+
+
+def layout_without_missing(
+    devices: Sequence[str], inventory: Inventory, wishes: Wishes
+) -> tuple[Layout, tuple[str, ...]]:
+    """The units of an agent some of whose GPUs are missing, and these. GPUs that are shared out are so without them;
+    any other agent needs all of its own.
+    """
+    absent = tuple(missing(devices, inventory)) if isinstance(inventory, Gpus) else ()
+    there = [device for device in devices if device not in absent]
+    if not isinstance(inventory, Gpus) or not wishes.ranges or not there:
+        return NO_GPUS, absent
+    try:
+        return Layout.of(inventory, there), absent
+    except ValueError as error:
+        raise GpuSpecError(f"--gpus: {error}") from error
 
 
 def layout_of(devices: Sequence[str], inventory: Inventory, wishes: Wishes) -> Layout:

@@ -80,6 +80,15 @@ def whole(value: Any, env: Mapping[str, str]) -> int:
     return int(parsed)
 
 
+def wholes(value: Any, env: Mapping[str, str]) -> tuple[int, ...]:
+    """A list of whole numbers; null is a list of none."""
+    if value is None or value == "":
+        return ()
+    if not isinstance(value, (list, tuple)):
+        raise Unexpected("a list of whole numbers")
+    return tuple(whole(entry, env) for entry in value)
+
+
 def texts(value: Any, env: Mapping[str, str]) -> tuple[str, ...]:
     """A list of texts; one text is a list of one, null and the empty text a list of none."""
     if value is None or value == "":
@@ -290,6 +299,12 @@ KEYS: tuple[Key, ...] = (
     _key("agent.dynamic_gpus.foreign_processes", one_of("veto", "ignore")),
     _key("agent.gpu_sharing.least_free_memory", number),
     _key("agent.gpu_sharing.mps", flag),
+    _seconds("agent.health.interval_sec"),
+    _seconds("agent.health.answer_sec"),
+    _key("agent.health.ignored_xids", wholes),
+    _seconds("agent.health.xid_quiet_sec"),
+    _key("agent.health.least_free_disk_gb", number),
+    _key("agent.health.failures_in_a_row", whole),
     _key("agent.resource_monitoring.default_gpu_utilization", optional(number)),
     _key("agent.resource_monitoring.disk_use_path", path),
 )

@@ -138,6 +138,18 @@ class GpuSharingSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HealthSettings:
+    """When a host is not fit for tasks. An `interval_seconds` of 0 judges nothing; so does 0 for disks and failures."""
+
+    interval_seconds: float
+    answer_seconds: float
+    ignored_xids: tuple[int, ...]
+    xid_quiet_seconds: float
+    least_free_disk_gb: float
+    failures_in_a_row: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AgentSettings:
     """The `agent { }` section."""
 
@@ -178,6 +190,7 @@ class AgentSettings:
     gpu_leases_dir: str
     dynamic_gpus: DynamicGpuSettings
     gpu_sharing: GpuSharingSettings
+    health: HealthSettings
 
     polling_interval_seconds: float
     status_report_interval_seconds: float
@@ -250,6 +263,7 @@ _GROUPS: Mapping[str, type] = {
     "at_closing": AtClosingSettings,
     "dynamic_gpus": DynamicGpuSettings,
     "gpu_sharing": GpuSharingSettings,
+    "health": HealthSettings,
 }
 
 

@@ -15,6 +15,7 @@ from types import ModuleType, TracebackType
 from typing import Any, TypeVar
 
 from agent.gpu.capabilities import PROC, Capabilities
+from agent.gpu.health import Condition, Xid
 from agent.gpu.model import Gpu, Gpus, Inventory, Link, LostGpu, MigInstance, NoGpus, Reading, Unknown
 
 T = TypeVar("T")
@@ -30,6 +31,10 @@ MIB = 1024 * 1024
 #: have holes where a CPU is offline, and a mask that is too short is cut off without a word.
 CPU_WORDS = 8192 // 64
 NODE_WORDS = 1024 // 64
+#: NVML_FI_DEV_GET_GPU_RECOVERY_ACTION, which older bindings have no name for; drivers know it since 570.
+RECOVERY_ACTION = 230
+#: Events that are taken in at one look; what a GPU has to say beyond is said at the next.
+MOST_EVENTS = 64
 #: nvmlGpuTopologyLevel_t.
 LINKS = {
     0: Link.BOARD,
@@ -165,6 +170,100 @@ class Nvml:
         pids = [int(process.pid) for process in running]
         named = [(pid, _text(self._or("", lib.nvmlSystemGetProcessName, pid)).rpartition("/")[2]) for pid in pids]
         return tuple((pid, name) for pid, name in named if name != MPS_SERVER)
+
+    def condition(self, uuid: str) -> Condition:
+        """How the GPU is, or the one with this MIG instance; one that does not answer is a condition, too."""
+        lib = self._lib
+        try:
+            handle = self._handle(uuid)
+            gpu = handle
+            instance: tuple[int, int] | None = None
+            if uuid.startswith("MIG-"):
+                gpu = self._one(lib.nvmlDeviceGetDeviceHandleFromMigDeviceHandle, handle)
+                gi = self._one(lib.nvmlDeviceGetGpuInstanceId, handle)
+                instance = (gi, self._one(lib.nvmlDeviceGetComputeInstanceId, handle))
+            self._memory(handle)  # a question that the GPU itself has to answer
+            rows = self._or(None, lib.nvmlDeviceGetRemappedRows, gpu)
+            return Condition(
+                gpu=_text(self._one(lib.nvmlDeviceGetUUID, gpu)),
+                instance=instance,
+                action=self._recovery_action(gpu),
+                uncorrected=self._or(
+                    None,
+                    lib.nvmlDeviceGetTotalEccErrors,
+                    gpu,
+                    lib.NVML_MEMORY_ERROR_TYPE_UNCORRECTED,
+                    lib.NVML_VOLATILE_ECC,
+                ),
+                pages_pending=_flag(self._or(None, lib.nvmlDeviceGetRetiredPagesPendingStatus, gpu)),
+                rows_pending=_flag(rows and rows[2]),
+                rows_broken=_flag(rows and rows[3]),
+            )
+        except GpuRefused:
+            return Condition()
+        except GpuLost as error:
+            gpu_of = "" if uuid.startswith("MIG-") else uuid
+            return Condition(gpu=gpu_of, lost=f"{self._fate(error.__cause__)} ({error})")
+
+    def _fate(self, cause: BaseException | None) -> str:
+        lib = self._lib
+        if isinstance(cause, lib.NVMLError_GpuIsLost):
+            return "fell off the bus"
+        if isinstance(cause, lib.NVMLError_NotFound):
+            return "is not there any more"
+        return "does not answer"
+
+    def _handle(self, uuid: str) -> Any:
+        """A GPU or instance by its UUID. NVML may say "lost" of one because of another that it passes on the way."""
+        lib = self._lib
+        try:
+            return self._one(lib.nvmlDeviceGetHandleByUUID, uuid)
+        except GpuLost as error:
+            if not isinstance(error.__cause__, lib.NVMLError_GpuIsLost):
+                raise
+            for handle in self._handles():
+                if self._about_peers(lib.nvmlDeviceGetUUID, handle) == uuid:
+                    return handle
+            raise
+
+    def _handles(self) -> Iterable[Any]:
+        """Every GPU and instance that can be got hold of."""
+        lib = self._lib
+        for index in range(self._whole(lib.nvmlDeviceGetCount)):
+            gpu = self._about_peers(lib.nvmlDeviceGetHandleByIndex, index)
+            if gpu is None:
+                continue
+            yield gpu
+            for number in range(self._about_peers(lib.nvmlDeviceGetMaxMigDeviceCount, gpu) or 0):
+                instance = self._about_peers(lib.nvmlDeviceGetMigDeviceHandleByIndex, gpu, number)
+                if instance is not None:
+                    yield instance
+
+    def _recovery_action(self, gpu: Any) -> int | None:
+        lib = self._lib
+        values = self._or(None, lib.nvmlDeviceGetFieldValues, gpu, [RECOVERY_ACTION])
+        if values is None or values[0].nvmlReturn != lib.NVML_SUCCESS:
+            return None
+        return int(values[0].value.uiVal)
+
+    def watch_xids(self, uuids: Iterable[str]) -> XidWatch | None:
+        """Hear of the critical errors of these GPUs (for an instance, of its GPU) from now on; None where none can."""
+        lib = self._lib
+        events = self._or(None, lib.nvmlEventSetCreate)
+        if events is None:
+            return None
+        watched: dict[int, str] = {}
+        for uuid in dict.fromkeys(uuids):
+            with suppress(GpuLost):
+                gpu = self._handle(uuid)
+                if uuid.startswith("MIG-"):
+                    gpu = self._one(lib.nvmlDeviceGetDeviceHandleFromMigDeviceHandle, gpu)
+                place = _place(gpu)
+                if place not in watched:
+                    name = _text(self._one(lib.nvmlDeviceGetUUID, gpu))
+                    self._one(lib.nvmlDeviceRegisterEvents, gpu, lib.nvmlEventTypeXidCriticalError, events)
+                    watched[place] = name
+        return XidWatch(lib, events, watched)
 
     def _gpu(self, index: int, handle: Any, capabilities: Capabilities) -> Gpu:
         lib = self._lib
@@ -303,6 +402,54 @@ class Nvml:
             if isinstance(error, lib.NVMLError_GpuIsLost):
                 raise GpuLost(f"NVML: {error}") from error
             return default
+
+
+class XidWatch:
+    """The critical errors that the driver reports of some GPUs. It keeps them until they are asked for."""
+
+    def __init__(self, lib: ModuleType, events: Any, watched: dict[int, str]) -> None:
+        self._lib = lib
+        self._events = events
+        self._watched = watched
+
+    def take(self, now: float) -> tuple[Xid, ...]:
+        """Those that have come since; they get the time `now`, because the driver tells none."""
+        found: list[Xid] = []
+        while (event := self._next()) is not None and len(found) < MOST_EVENTS:
+            gpu = self._watched.get(_place(event.device), "")
+            if event.eventType == self._lib.nvmlEventTypeXidCriticalError and gpu:
+                found.append(
+                    Xid(
+                        gpu=gpu,
+                        number=int(event.eventData),
+                        at=now,
+                        gi=int(event.gpuInstanceId),
+                        ci=int(event.computeInstanceId),
+                    )
+                )
+        return tuple(found)
+
+    def close(self) -> None:
+        with suppress(self._lib.NVMLError):
+            self._lib.nvmlEventSetFree(self._events)
+
+    def _next(self) -> Any:
+        """The next one that waits; a driver that does not answer, or tells of no events, has none."""
+        try:
+            return self._lib.nvmlEventSetWait_v2(self._events, 0)
+        except self._lib.NVMLError:
+            return None
+
+
+def _place(handle: Any) -> int:
+    """What tells two handles apart: the address that they are."""
+    import ctypes
+
+    return ctypes.cast(handle, ctypes.c_void_p).value or 0
+
+
+def _flag(value: int | None) -> bool | None:
+    return None if value is None else bool(value)
 
 
 def numa_node_of(bus_id: str, devices: str = PCI_DEVICES) -> int | None:

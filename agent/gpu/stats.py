@@ -76,7 +76,12 @@ class GpuSampler:
             self._nvml = Nvml()
         if self._devices is None:
             self._devices = visible_devices(self._nvml.inventory(), self._visible)
-        return [self._reading(self._nvml, device) for device in self._devices]
+        readings = [self._reading(self._nvml, device) for device in self._devices]
+        if self._lost:  # a GPU that comes back is only seen by who opens the driver again
+            self._close()
+        if not all(device.uuid for device in self._devices):
+            self._devices = None
+        return readings
 
     def _reading(self, nvml: Nvml, device: Device) -> Reading:
         try:

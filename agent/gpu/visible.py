@@ -10,10 +10,10 @@ Without `--gpus` the variables that this process was started with hold, and noth
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from agent.errors import GpuSpecError
+from agent.errors import GpuMissing, GpuSpecError
 from agent.gpu.model import Gpus, Inventory, NoGpus, Unknown
 
 NVIDIA = "NVIDIA_VISIBLE_DEVICES"
@@ -110,6 +110,17 @@ def check(visibility: Visibility, inventory: Inventory) -> tuple[Visibility, str
     return visibility, f"GPUs {','.join(visibility.devices)} were not checked: {reason}"
 
 
+def missing(devices: Sequence[str], inventory: Gpus) -> dict[str, str]:
+    """Those of the devices that were here and may come back, and why each is missing."""
+    found: dict[str, str] = {}
+    for device in devices:
+        try:
+            _look_up(device, inventory)
+        except GpuMissing as error:
+            found[device] = error.message.removeprefix("--gpus: ")
+    return found
+
+
 def _devices(spec: str) -> list[str]:
     if spec.strip() in ("all", "none"):
         return [spec.strip()]
@@ -140,13 +151,14 @@ def _look_up(device: str, inventory: Gpus) -> str:
     if _UUID.match(device):
         known = {gpu.uuid for gpu in inventory.gpus} | {part.uuid for gpu in inventory.gpus for part in gpu.mig}
         if device not in known and "/" not in device:
-            raise GpuSpecError(f"--gpus: this host has no {device}", hint=_present(inventory))
+            raise GpuMissing(f"--gpus: this host has no {device}", hint=_present(inventory))
         return ""
     index, _, instance = device.partition(":")
     lost = next((gpu for gpu in inventory.lost if gpu.index == int(index)), None)
     if lost:
-        wrong = "is not for this process" if lost.refused else "does not answer"
-        raise GpuSpecError(f"--gpus: GPU {index} {wrong} ({lost.reason})")
+        if lost.refused:
+            raise GpuSpecError(f"--gpus: GPU {index} is not for this process ({lost.reason})")
+        raise GpuMissing(f"--gpus: GPU {index} does not answer ({lost.reason})")
     gpu = inventory.by_index(int(index))
     if gpu is None:
         raise GpuSpecError(f"--gpus: this host has no GPU {index}", hint=_present(inventory))

@@ -59,6 +59,8 @@ EXECUTOR_GRACE_SECONDS = 15.0
 
 #: Tells the server what the worker runs now: (task id, queue id), None for nothing.
 Announce = Callable[[str | None, str | None], Coroutine[Any, Any, None]]
+#: Finds out anew how the host is.
+Examine = Callable[[], Coroutine[Any, Any, None]]
 #: Returns when the working hours want the task of a claim to end.
 Closing = Callable[[Claim], Coroutine[Any, Any, StopCause]]
 
@@ -68,6 +70,10 @@ async def _never(claim: Claim) -> StopCause:
     return await never
 
 
+async def _nothing() -> None:
+    return
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunContext:
     """What every run of a worker shares.
@@ -75,8 +81,8 @@ class RunContext:
     `worker` is who runs the task, `leases` are descriptors that the executor and the task hold open for as long as they
     live. `is_exclusive`: a task that another agent starts is no longer ours to run (several foreground agents may share
     one on purpose, the ranks of a batch job). `end_task` is set when the agent is told to end its tasks and leave.
-    `closing` says when the working hours want the task of a claim to end, and how. `fault` is a sentence about a fault
-    of the host that concerns the run of a claim (a GPU that was lost), empty where there is none.
+    `closing` says when the working hours want the task of a claim to end, and how. `fault` is what is known to be wrong
+    with the host of a claim's run (a sentence, or empty: a GPU that was lost), and `examine` looks anew.
     """
 
     api: AsyncClient
@@ -94,6 +100,7 @@ class RunContext:
     end_task: asyncio.Event = field(default_factory=asyncio.Event)
     closing: Closing = _never
     fault: Callable[[Claim], str] = lambda claim: ""
+    examine: Examine = _nothing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -222,6 +229,7 @@ async def see_through(context: RunContext, running: Running) -> Verdict:
         ):
             await handle.wait()
         reached(Step.EXECUTOR_GONE)
+        await context.examine()
         run.ensure()
         if run.read_outcome() is None and await context.runtime.end_leftovers(run.path):
             log.warning("ended what was left of task %s after its executor had died", claim.task, extra=about(claim))

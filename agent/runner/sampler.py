@@ -14,6 +14,7 @@ from agent.api import events
 from agent.api.client import AsyncClient
 from agent.errors import AgentError
 from agent.models import Json
+from agent.runner.aside import aside
 from agent.runner.machine import MachineSampler
 
 log = logging.getLogger(__name__)
@@ -46,7 +47,7 @@ async def report_resources(
     while True:
         await asyncio.sleep(max(every_seconds, SHORTEST_INTERVAL_SECONDS))
         try:
-            stats = await asyncio.to_thread(sampler.sample)
+            stats = await aside(sampler.sample)
             now_ms = int(time.time() * 1000)
             iteration = max(0, (now_ms - started_ms) // 1000)
             batch = scalar_events(stats, task=task, worker=worker, iteration=iteration, at_ms=now_ms)

@@ -18,6 +18,7 @@ if __name__ == "__main__":
 import faulthandler
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -66,11 +67,21 @@ def main(arguments: list[str]) -> int:
         client = open_client(settings.api, name=settings.agent.worker_name)
         supervisor, gpus_for = Supervisor.from_environ(os.environ), _gpu_sampler(settings)
         trim()
-        asyncio.run(run_worker(setup, settings, client, HostRuntime(), supervisor=supervisor, gpus_for=gpus_for))
+        work = run_worker(setup, settings, client, HostRuntime(), supervisor=supervisor, gpus_for=gpus_for)
+        if asyncio.run(work):
+            begin_anew(setup)
     except AgentError as error:
         log.error("%s", error, extra={"action": "failed"})
         return error.exit_code
     return 0
+
+
+def begin_anew(setup: WorkerSetup) -> None:
+    """Become `clearml-agent daemon` again, which becomes the next daemon: one process for whoever supervises it."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execv(sys.executable, [sys.executable, "-P", "-m", "agent.cli", *setup.command])  # noqa: S606
 
 
 def leave_out_ssl_unless_needed(setup: WorkerSetup) -> None:

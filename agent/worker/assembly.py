@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from agent.config.schema import Settings
 from agent.gpu.leases import PERCENTS, Leases, leases_folder
 from agent.models import WorkerSetup
+from agent.worker.disks import folders_of
 from agent.worker.gate import Gate
+from agent.worker.health import Health
+from agent.worker.post import Post
 from agent.worker.slots import OneSlot, OwnGpus, Services, Slots
+
+if TYPE_CHECKING:
+    from agent.worker.gpu_health import GpuHealth
 
 log = logging.getLogger(__name__)
 
@@ -29,12 +36,46 @@ def gate_for(settings: Settings) -> Gate:
     return Gate(read_schedule(uptime=agent.uptime, downtime=agent.downtime, timezone=agent.timezone))
 
 
-def slots_for(setup: WorkerSetup, settings: Settings, worker: str) -> Slots:
-    """How many tasks at once, and on what."""
+def health_for(post: Post) -> Health:
+    """Who watches over the GPUs and the disks of this agent."""
+    agent = post.settings.agent
+    return Health(agent.health, post.bars, gpus=_gpu_health(post), folders=folders_of(agent, post.environ))
+
+
+def _gpu_health(post: Post) -> GpuHealth | None:
+    """None where there are no GPUs to look at, or nobody to ask."""
+    setup = post.setup
+    if setup.cpu_only:
+        return None
+    from agent.gpu.nvml import library_is_present
+    from agent.gpu.visible import CUDA, NOTHING_VISIBLE
+
+    visible = {**post.environ, **setup.gpu_environment}.get(CUDA)
+    is_none = visible is not None and (not visible or visible.split(",")[0] in NOTHING_VISIBLE)
+    if is_none or not library_is_present():
+        return None
+    from agent.gpu.checkup import Checkup
+    from agent.gpu.health import Device
+    from agent.worker.gpu_health import GpuHealth
+
+    devices = [Device(label=unit["label"], uuid=unit["uuid"]) for unit in setup.units]
+    return GpuHealth(
+        post.settings.agent.health,
+        post.identity.record,
+        Checkup(devices, missing=setup.missing, visible=visible, is_given=bool(setup.gpus)),
+        shares_out=bool(setup.wishes),
+        is_incomplete=bool(setup.missing),
+    )
+
+
+def slots_for(
+    setup: WorkerSetup, settings: Settings, worker: str, *, sick: Callable[[], Mapping[str, str]] = dict
+) -> Slots:
+    """How many tasks at once, and on what. `sick` says which GPUs are not to be given to tasks, and why."""
     if setup.services is not None:
         return Services(worker, setup.services or None)
     if setup.wishes:
-        return _dynamic(setup, settings)
+        return _dynamic(setup, settings, sick)
     if not setup.units or setup.cpu_only:
         return OneSlot(worker)
     percents = None if setup.share is None else max(1, int(setup.share * PERCENTS))
@@ -55,7 +96,7 @@ def _leases(settings: Settings) -> Leases:
     return Leases(folder)
 
 
-def _dynamic(setup: WorkerSetup, settings: Settings) -> Slots:
+def _dynamic(setup: WorkerSetup, settings: Settings, sick: Callable[[], Mapping[str, str]]) -> Slots:
     from agent.gpu.allocation import Layout, Unit, Wish
     from agent.gpu.model import Link
     from agent.worker.dynamic_gpus import DynamicGpus
@@ -70,6 +111,7 @@ def _dynamic(setup: WorkerSetup, settings: Settings) -> Slots:
         reserve_after_seconds=wanted.reserve_after_seconds,
         spares_strangers=wanted.foreign_processes == "veto",
         names_by_uuid="GPU-" in (setup.gpus or ""),
+        sick=sick,
     )
 
 

@@ -14,6 +14,7 @@ import math
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 from agent.api.client import AsyncClient
 from agent.api.queues import Waiting
@@ -26,12 +27,15 @@ from agent.runner.rundir import Claim, Runs, about
 from agent.steps import Step, reached
 from agent.wire import shown
 from agent.worker.bars import Bars
+from agent.worker.health import Health
 from agent.worker.listening import Listening
 from agent.worker.poller import Outage, Poller
 from agent.worker.signals import Stop, unless
 from agent.worker.slots import Slot, Slots
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 #: Pause after a task that somebody else took first.
 AFTER_A_MISS_SECONDS = 0.2
@@ -73,6 +77,7 @@ class Shift:
     poller: Poller
     listening: Listening
     bars: Bars
+    health: Health
     context: RunContext
     below: Callable[[RunContext, Slot], contextlib.AbstractAsyncContextManager[RunContext]]
     say: Callable[[str], None]
@@ -147,15 +152,25 @@ class Crew:
         shift = self._shift
         self._change.clear()
         await self._look_at_blocked()
-        await shift.slots.look(self._blocked_since)
+        if not shift.bars:  # among them a driver that hangs, which slots may want to ask
+            await self._until_change(self._look_at_slots())
         shift.changed()
         if not outage.is_on:
             shift.say(self._doing())
         waiting = await self._until_change(self._wait_for_one(outage))
-        if waiting is None:
+        if waiting is None or not await self._until_change(self._is_still_fit()):
             return
         with self.undivided():
             await self._start(waiting)
+
+    async def _look_at_slots(self) -> bool:
+        await self._shift.slots.look(self._blocked_since)
+        return True
+
+    async def _is_still_fit(self) -> bool:
+        """Whether a task can be started now: the server may have held the question for half a minute."""
+        await self._shift.health.look()
+        return not self._shift.bars and await self._look_at_slots()
 
     async def _wait_for_one(self, outage: Outage) -> Waiting | None:
         shift = self._shift
@@ -170,7 +185,7 @@ class Crew:
     def _offers(self, place: int) -> bool:
         return not self._shift.bars and self._shift.slots.offers(place)
 
-    async def _until_change(self, work: Awaitable[Waiting | None]) -> Waiting | None:
+    async def _until_change(self, work: Awaitable[T]) -> T | None:
         """The result of `work`; None when a run has ended, when the slots want to be looked at, or on a wish to go."""
         stop = self._shift.stop
         working = asyncio.ensure_future(work)
@@ -194,7 +209,6 @@ class Crew:
     async def _start(self, waiting: Waiting) -> None:
         shift = self._shift
         place = shift.listening.place_of(waiting.queue)
-        await shift.slots.look(self._blocked_since)  # the server may have held the question for half a minute
         slot = shift.slots.take(place, waiting) if self._offers(place) else None
         if slot is None:
             return
@@ -209,6 +223,7 @@ class Crew:
             else:
                 running = await launch(self._context_in(slot), claimed)
                 if running is not None:
+                    shift.health.began(running.run)
                     self._begin(slot, running)
                     is_taken = True
         finally:
@@ -246,6 +261,7 @@ class Crew:
                 if not slot.is_own:
                     context = await stack.enter_async_context(shift.below(context, slot))
                 await see_through(context, running)
+            shift.health.ended(running.run)
             await asyncio.to_thread(running.run.remove)  # a workspace may have a hundred thousand files
             reached(Step.RUN_REMOVED)
         except (AgentError, OSError) as error:

@@ -1,8 +1,8 @@
 """The slots of `--dynamic-gpus`: every task gets as many of the agent's GPUs as its queue says, and nobody else's.
 
-What is free is found out before each round: not given by us, not leased by another agent of this host, and, unless that
-is to be ignored, without processes of strangers on it. Who gets what of it is decided by `agent.gpu.allocation`; what
-was decided is only true once the leases are in our hands.
+What is free is found out before each round: not given by us, not sick, not leased by another agent of this host, and,
+unless that is to be ignored, without processes of strangers on it. Who gets what of it is decided by
+`agent.gpu.allocation`; what was decided is only true once the leases are in our hands.
 """
 
 from __future__ import annotations
@@ -10,12 +10,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from agent.api.queues import Waiting
 from agent.gpu.allocation import Layout, Request, Unit, Wish, grants
 from agent.gpu.leases import Leases
 from agent.gpu.visible import CUDA, NVIDIA, ORDER
+from agent.runner.aside import aside
 from agent.runner.rundir import Claim
 from agent.worker.slots import Slot
 
@@ -27,7 +28,8 @@ LOOK_AGAIN_SECONDS = 5.0
 class DynamicGpus:
     """`wishes` are in the order of the queues. `name` is the first part of the sub-workers' ids.
 
-    `names_by_uuid`: the agent was given its GPUs by UUID, perhaps behind a fence, where CUDA counts others than NVML.
+    `sick` says of GPUs by their labels why no task is to have them. `names_by_uuid`: the agent was given its GPUs by
+    UUID, perhaps behind a fence, where CUDA counts others than NVML.
     """
 
     listens_while_full = False
@@ -42,6 +44,7 @@ class DynamicGpus:
         reserve_after_seconds: float | None,
         spares_strangers: bool,
         names_by_uuid: bool = False,
+        sick: Callable[[], Mapping[str, str]] = dict,
     ) -> None:
         self._name = name
         self._layout = layout
@@ -50,6 +53,7 @@ class DynamicGpus:
         self._reserve_after = reserve_after_seconds
         self._spares_strangers = spares_strangers
         self._names_by_uuid = names_by_uuid
+        self._sick = sick
         self._given: set[str] = set()
         self._in_the_way: dict[str, str] = {}
         self._told: dict[str, str] = {}
@@ -75,7 +79,7 @@ class DynamicGpus:
 
     async def look(self, waiting_since: Mapping[int, float]) -> None:
         self._waiting_since = waiting_since
-        self._in_the_way = await asyncio.to_thread(self._look_around)
+        self._in_the_way = {**await aside(self._look_around), **self._sick()}
         for label, reason in self._in_the_way.items():
             if self._told.get(label) != reason:
                 log.info("GPU %s is not given to tasks: it %s", label, reason, extra={"action": "gpu_busy"})

@@ -1,8 +1,9 @@
 """What a daemon leaves on the disk for the next one of its worker id, beside the record of who holds the id.
 
 `<worker id>.failures` counts the starts in a row that came to nothing, `<worker id>.draining` says that the agent is to
-finish its task and go. Both carry the moment they were made, in seconds since boot, so that a clock that is set means
-nothing to them; a mark of an earlier boot does not count, because a boot is a new beginning.
+finish its task and go, `<worker id>.health` what was wrong with its GPUs. All carry the moment they were made, in
+seconds since boot, so that a clock that is set means nothing to them; a mark of an earlier boot does not count, because
+a boot is a new beginning.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import contextlib
 import logging
 import time
 from pathlib import Path
+from typing import Any
 
 from agent.files import read_json, write_json
 from agent.models import Json
@@ -32,9 +34,9 @@ class Mark:
     def __init__(self, record: Path, kind: str) -> None:
         self.path = record.with_suffix(f".{kind}")
 
-    def write(self, **values: int | float | None) -> None:
+    def write(self, **values: Any) -> None:
         try:
-            write_json(self.path, {**values, "boot": _boot_id(), "at": _now()}, durable=True)
+            write_json(self.path, {**values, "boot": _boot_id(), "at": since_boot()}, durable=True)
         except OSError as error:
             log.warning("%s cannot be written: %s", self.path, error)
 
@@ -48,7 +50,7 @@ class Mark:
         at = number(found.get("at")) if found else None
         if not found or found.get("boot") != _boot_id() or at is None:
             return None
-        return {**found, "age": _now() - at}
+        return {**found, "age": since_boot() - at}
 
     def remove(self) -> None:
         with contextlib.suppress(OSError):
@@ -97,7 +99,8 @@ class Drain(Mark):
         self.write(has_left=True)
 
 
-def _now() -> float:
+def since_boot() -> float:
+    """Seconds, those asleep included."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 

@@ -22,7 +22,7 @@ GpusFor = Callable[[Mapping[str, str]], GpuStats | None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Post:
-    """What an agent is and has before it knows the server."""
+    """What an agent is and has before it knows the server. `on_resume` is called when an operator resumes it."""
 
     setup: WorkerSetup
     settings: Settings
@@ -36,6 +36,7 @@ class Post:
     gpus_for: GpusFor
     environ: Mapping[str, str]
     bars: Bars = field(default_factory=Bars)
+    on_resume: list[Callable[[], None]] = field(default_factory=list)
 
     def has_runs(self) -> bool:
         """Whether a run of this worker is still to be seen through."""

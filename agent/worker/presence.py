@@ -17,6 +17,7 @@ from agent.api import workers
 from agent.api.client import AsyncClient
 from agent.errors import AgentError, ApiError
 from agent.models import Json
+from agent.runner.aside import aside
 from agent.runner.machine import MachineSampler
 from agent.worker.standing import Stand, Standing
 
@@ -81,7 +82,8 @@ class Presence:
         """Tell whether tasks are taken; said only when it has changed."""
         if stand != self._stand:
             self._stand = stand
-            log.info("%s", stand.tag or "open", extra={"action": "standing"})
+            level = logging.WARNING if stand.standing is Standing.CORDONED else logging.INFO
+            log.log(level, "%s", stand.tag or "open", extra={"action": "standing"})
             self._news.set()
 
     def listen_to(self, queues: Sequence[str]) -> None:
@@ -127,7 +129,7 @@ class Presence:
     async def _readings(self) -> Json | None:
         """What the machine does; a sensor that fails, or a disk that hangs, costs the readings and not the report."""
         if self._reading is None:
-            self._reading = asyncio.ensure_future(asyncio.to_thread(self._sampler.sample))
+            self._reading = aside(self._sampler.sample)
         done, _ = await asyncio.wait((self._reading,), timeout=READINGS_SECONDS)
         if not done:
             log.warning("the machine does not answer how it is", extra={"action": "machine_stats"})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -10,6 +9,7 @@ from dataclasses import replace
 from agent.api.workers import AVAILABLE_GPUS
 from agent.models import WorkerSetup
 from agent.runner.abort import StatusBoard
+from agent.runner.aside import aside
 from agent.runner.claim import Source
 from agent.runner.lifecycle import RunContext
 from agent.worker.assembly import gate_for, slots_for
@@ -17,6 +17,7 @@ from agent.worker.bars import Bars
 from agent.worker.closing import Closing
 from agent.worker.crew import Shift
 from agent.worker.gate import Gate
+from agent.worker.health import Health
 from agent.worker.listening import Listening
 from agent.worker.poller import Poller, turn_file
 from agent.worker.post import Post, executor_setup, sampler_for
@@ -27,10 +28,10 @@ from agent.worker.standing import Stand, Standing
 from agent.worker.turn import Turn
 
 
-def shift_for(post: Post, source: Source, presence: Presence) -> Shift:
+def shift_for(post: Post, source: Source, presence: Presence, health: Health) -> Shift:
     """Everything that the crew works with, put together."""
     worker, agent = post.identity.worker_id, post.settings.agent
-    slots, gate = slots_for(post.setup, post.settings, worker), gate_for(post.settings)
+    slots, gate = slots_for(post.setup, post.settings, worker, sick=health.sick), gate_for(post.settings)
     listening = Listening(post.api, source, worker=worker, on_change=presence.listen_to)
     poller = Poller(
         post.api,
@@ -55,7 +56,14 @@ def shift_for(post: Post, source: Source, presence: Presence) -> Shift:
         announce=presence.announce,
         end_task=post.stop.end_task,
         closing=Closing(poller, agent.at_closing),
+        fault=health.fault,
+        examine=health.look,
     )
+
+    def tell() -> None:
+        _tell(slots, gate, post.bars, presence)
+
+    post.bars.listen(tell)
     return Shift(
         agent=worker,
         api=post.api,
@@ -65,10 +73,11 @@ def shift_for(post: Post, source: Source, presence: Presence) -> Shift:
         poller=poller,
         listening=listening,
         bars=post.bars,
+        health=health,
         context=context,
         below=lambda context, slot: _as_sub_worker(post, context, slot),
         say=post.supervisor.status,
-        changed=lambda: _tell(slots, gate, post.bars, presence),
+        changed=tell,
         reserves=bool(post.setup.wishes) and agent.dynamic_gpus.reserve_after_seconds is not None,
     )
 
@@ -108,4 +117,4 @@ async def _as_sub_worker(post: Post, context: RunContext, slot: Slot) -> AsyncIt
         await presence.unregister()  # not where the run is left behind
     finally:
         if gpus is not None:
-            await asyncio.to_thread(gpus.close)
+            aside(gpus.close)  # a driver that hangs keeps nobody

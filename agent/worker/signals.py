@@ -25,16 +25,26 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stop:
-    """`end_task` implies `leave`; any of the three implies `no_more`: no further task is taken."""
+    """`end_task` implies `leave`; any of the three implies `no_more`: no further task is taken. `anew` is no wish of
+    anybody: the agent leaves, because it has to begin anew.
+    """
 
     leave: asyncio.Event = field(default_factory=asyncio.Event)
     end_task: asyncio.Event = field(default_factory=asyncio.Event)
     drain: asyncio.Event = field(default_factory=asyncio.Event)
     no_more: asyncio.Event = field(default_factory=asyncio.Event)
+    anew: asyncio.Event = field(default_factory=asyncio.Event)
 
     def wish_leave(self) -> None:
+        self.anew.clear()
         self.leave.set()
         self.no_more.set()
+
+    def begin_anew(self) -> None:
+        """Leave, unless somebody wants that for good."""
+        if not self.no_more.is_set():
+            self.wish_leave()
+            self.anew.set()
 
     def wish_end_of_task(self) -> None:
         self.end_task.set()

@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -18,6 +17,7 @@ from typing import Protocol
 
 from agent.api.queues import Waiting
 from agent.gpu.leases import PERCENTS, Leases
+from agent.runner.aside import aside
 from agent.runner.rundir import Claim
 
 log = logging.getLogger(__name__)
@@ -126,7 +126,7 @@ class OneSlot:
 
     async def look(self, waiting_since: Mapping[int, float]) -> None:
         if self._guard is not None and not self._taken:
-            self.why_not = await asyncio.to_thread(self._guard.why_not)
+            self.why_not = await aside(self._guard.why_not)
 
     def offers(self, place: int) -> bool:
         return not self._taken and not self.why_not

@@ -28,7 +28,9 @@ from agent.runner.claim import Source
 from agent.runner.lifecycle import EXECUTOR_GRACE_SECONDS
 from agent.runner.rundir import Runs
 from agent.runtimes.base import Runtime
+from agent.worker.assembly import health_for
 from agent.worker.crew import Crew
+from agent.worker.health import Health
 from agent.worker.hold import is_held
 from agent.worker.listening import resolve_queues
 from agent.worker.marks import Drain, Failures
@@ -60,8 +62,8 @@ async def run_worker(
     supervisor: Supervisor,
     gpus_for: GpusFor = lambda environment: None,
     environ: Mapping[str, str] | None = None,
-) -> None:
-    """Work until told to stop. Raises AgentError when it cannot begin."""
+) -> bool:
+    """Work until told to stop. Raises AgentError when it cannot begin. Returns whether it is to begin anew."""
     gpus = None if setup.cpu_only else gpus_for(setup.gpu_environment)
     loop = asyncio.get_running_loop()
     loop.set_default_executor(ThreadPoolExecutor(THREADS))
@@ -87,8 +89,10 @@ async def run_worker(
                 await _hold(post, takes_none=is_held(surroundings))
             if stop.drain.is_set():
                 await unless(asyncio.sleep(supervisor.drained()), stop.leave)
+        return stop.anew.is_set()
     finally:
-        supervisor.stopping()
+        if not stop.anew.is_set():
+            supervisor.stopping()
         client.close()
 
 
@@ -191,15 +195,30 @@ async def _serve(post: Post, source: Source, presence: Presence) -> None:
     worker, url = post.identity.worker_id, post.api.sync.base_url
     names = ", ".join(queue.name for queue in source.queues)
     log.info("worker %s listens to %s on %s", worker, names, url, extra={"action": "ready"})
-    crew = Crew(shift_for(post, source, presence))
+    health = health_for(post)
+    post.on_resume.append(health.acknowledge)
+    crew = Crew(shift_for(post, source, presence, health))
     working = asyncio.create_task(crew.work(Outage(post.supervisor.status)))
     try:
-        async with beside(presence.run()), beside(_tell_of_drain(post.stop, presence)):
+        async with (
+            beside(presence.run()),
+            beside(health.run()),
+            beside(_begin_anew(health, post.stop)),
+            beside(_tell_of_drain(post.stop, presence)),
+        ):
             await _until_done_or_leaving(working, post, crew)
     finally:
         await crew.dismiss()
-        if not post.has_runs():  # a run that is left behind keeps its worker on the list
+        stays_listed = post.has_runs() or post.stop.anew.is_set()  # a run that is left behind is one of a listed worker
+        if not stays_listed:
             await presence.unregister()
+
+
+async def _begin_anew(health: Health, stop: Stop) -> None:
+    """Once the GPUs are there that were missing, have them given to this agent as at any start."""
+    await health.until_complete()
+    log.info("the GPUs that were missing are there: beginning anew", extra={"action": "begin_anew"})
+    stop.begin_anew()
 
 
 async def _tell_of_drain(stop: Stop, presence: Presence) -> None:

@@ -263,6 +263,112 @@ def test_gpu_that_is_lost_and_returns_is_logged_once_each(tmp_path: Path) -> Non
     assert "GPU 1 answers again" in said[1]
 
 
+#: What a look finds, then the next one after a line in the file of XID errors.
+CHECKUP = """
+import json, sys
+from dataclasses import asdict
+from agent.gpu.checkup import Checkup
+from agent.gpu.health import Device
+uuids, events = json.loads(sys.argv[1])
+checkup = Checkup([Device(label=str(at), uuid=uuid) for at, uuid in enumerate(uuids)])
+first = checkup.look(1.0)
+with open(events, "a") as file:
+    print(*sys.argv[2:], file=file, sep="\\n")
+second = checkup.look(2.0)
+print(json.dumps([[asdict(c) for c in first.conditions.values()], [asdict(x) for x in second.xids], first.silence]))
+"""
+GPU = "GPU-fa4e0000-0000-4000-8000-{:012x}"
+MIG = "MIG-fa4e0000-0000-4000-8{:03x}-{:012x}"
+
+
+def check_up(tmp_path: Path, text: str, uuids: list[str], *xids: str) -> Any:
+    events = tmp_path / "xids"
+    events.touch()
+    config = describe(tmp_path, f"[system]\nevents = {events}\n{text}")
+    return ask(CHECKUP, config, json.dumps([uuids, str(events)]), *xids)
+
+
+def test_a_gpu_that_is_well_has_an_answer_to_every_question(tmp_path: Path) -> None:
+    conditions, xids, _ = check_up(tmp_path, "[gpu 0]\nrecovery_action = 0\n", [GPU.format(0)])
+    assert conditions == [
+        {
+            "gpu": GPU.format(0),
+            "instance": None,
+            "lost": "",
+            "action": 0,
+            "uncorrected": 0,
+            "pages_pending": False,
+            "rows_pending": False,
+            "rows_broken": False,
+        }
+    ]
+    assert xids == []
+
+
+def test_what_a_driver_cannot_tell_of_the_health_of_a_gpu_is_not_known(tmp_path: Path) -> None:
+    unknown = "".join(
+        f"error.nvmlDeviceGet{name} = 3\n" for name in ("RetiredPagesPendingStatus", "RemappedRows", "FieldValues")
+    )
+    ((found,), _, _) = check_up(tmp_path, f"[gpu 0]\necc = 0\n{unknown}", [GPU.format(0)])
+    assert [found[name] for name in ("lost", "action", "uncorrected", "pages_pending", "rows_pending")] == [
+        "",
+        *[None] * 4,
+    ]
+
+
+def test_every_question_about_the_health_of_a_gpu_reaches_its_driver(tmp_path: Path) -> None:
+    text = "[gpu 0]\nrecovery_action = 4\necc_uncorrected = 7\nretired_pages = 1\nrows_pending = 1\nrows_broken = 1\n"
+    ((found,), _, _) = check_up(tmp_path, text, [GPU.format(0)])
+    assert (found["action"], found["uncorrected"]) == (4, 7)
+    assert (found["pages_pending"], found["rows_pending"], found["rows_broken"]) == (True, True, True)
+
+
+def test_a_gpu_is_found_behind_one_that_is_lost_and_one_that_is_gone_is_told_apart(tmp_path: Path) -> None:
+    """NVML may answer the question for a UUID with "lost" because of another GPU."""
+    text = "[gpu 0-1]\n[gpu 0]\nerror = 15\n[gpu 1]\nerror.nvmlDeviceGetHandleByUUID = 15\n"
+    conditions, _, _ = check_up(tmp_path, text, [GPU.format(0), GPU.format(1), GPU.format(9)])
+    assert [condition["lost"] for condition in conditions] == [
+        "fell off the bus (NVML: GPU is lost)",
+        "",
+        "is not there any more (NVML: Not Found)",
+    ]
+
+
+def test_a_gpu_that_is_fenced_off_is_not_judged(tmp_path: Path) -> None:
+    ((found,), _, _) = check_up(tmp_path, "[gpu 0]\nerror = 4\n", [GPU.format(0)])
+    assert (found["gpu"], found["lost"]) == ("", "")
+
+
+def test_xids_are_told_with_gpu_and_instance_and_only_of_gpus_that_are_watched(tmp_path: Path) -> None:
+    conditions, xids, _ = check_up(
+        tmp_path,
+        (CONFIGS / "2xa100-mig.conf").read_text(),
+        [MIG.format(0, 2)],
+        "0 95 9 0",
+        "1 79",
+        "0 48",
+    )
+    assert (conditions[0]["gpu"], conditions[0]["instance"]) == (GPU.format(0), [9, 0])
+    nothing = 0xFFFFFFFF
+    assert [(xid["gpu"], xid["number"], xid["gi"], xid["ci"], xid["at"]) for xid in xids] == [
+        (GPU.format(0), 95, 9, 0, 2.0),
+        (GPU.format(0), 48, nothing, nothing, 2.0),
+    ]
+
+
+def test_a_driver_without_events_is_one_without_xids(tmp_path: Path) -> None:
+    text = "[gpu 0]\nerror.nvmlDeviceRegisterEvents = 3\n"
+    conditions, xids, _ = check_up(tmp_path, text, [GPU.format(0)], "0 48")
+    assert conditions[0]["lost"] == ""
+    assert xids == []
+
+
+def test_a_driver_that_is_not_loaded_says_so_of_itself(tmp_path: Path) -> None:
+    conditions, _, silence = check_up(tmp_path, "init_error = 9\n", [GPU.format(0)])
+    assert conditions == []
+    assert silence == "NVML: Driver Not Loaded"
+
+
 def test_binding_is_not_imported_without_a_library() -> None:
     program = """
 import sys

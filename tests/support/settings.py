@@ -25,10 +25,14 @@ def settings_for(
     state: Path | None = None,
     **agent: Any,
 ) -> Settings:
-    """`agent` replaces fields of `AgentSettings`; all caches go below `state`."""
+    """`agent` replaces fields of `AgentSettings`; all caches go below `state`.
+
+    Faults that tests make on purpose, and their small disks, do not cordon the agent; `health=` is for those that do.
+    """
     settings = _defaults()
+    calm = replace(settings.agent.health, least_free_disk_gb=0.0, failures_in_a_row=0)
     api = replace(settings.api, api_server=url, files_server=files, access_key=key, secret_key=secret)
-    own = replace(settings.agent, worker_name="testhost", **agent)
+    own = replace(settings.agent, **{"worker_name": "testhost", "health": calm, **agent})
     if state is not None:
         own = replace(
             own,
