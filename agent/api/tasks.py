@@ -12,10 +12,18 @@ from agent.states import TaskStatus
 
 @dataclass(frozen=True, slots=True)
 class StatusLook:
-    """What one look at a task's status showed; `message` is where the server writes "stopping"."""
+    """What one look at a task's status showed; `message` is where the server writes "stopping", `started` tells one
+    start of the task from another.
+    """
 
     status: TaskStatus
     message: str
+    started: str = ""
+
+    @property
+    def asks_to_stop(self) -> bool:
+        """Whether a person wants a running task to end."""
+        return self.status is TaskStatus.IN_PROGRESS and "stopping" in self.message
 
 
 def get_by_id(task_id: str) -> Call[Task]:
@@ -61,19 +69,27 @@ def look_at(
 
 
 def _look_at(task_ids: Sequence[str]) -> Json:
-    return {"id": list(task_ids), "only_fields": ["id", "status", "status_message"], "search_hidden": True}
+    return {"id": list(task_ids), "only_fields": ["id", "status", "status_message", "started"], "search_hidden": True}
 
 
 def _looks(data: Json) -> dict[str, StatusLook]:
     return {
-        str(task["id"]): StatusLook(TaskStatus(str(task.get("status"))), str(task.get("status_message") or ""))
+        str(task["id"]): StatusLook(
+            TaskStatus(str(task.get("status"))), str(task.get("status_message") or ""), str(task.get("started") or "")
+        )
         for task in data.get("tasks", [])
     }
 
 
-def started(task_id: str, *, reason: str, message: str, force: bool = False) -> Call[Json]:
-    """queued/created → in_progress; 400/110 where the state machine forbids it."""
-    return _transition("tasks.started", task_id, reason, message, force)
+def started(task_id: str, *, reason: str, message: str) -> Call[str]:
+    """queued/created → in_progress; 400/110 where the state machine forbids it. The reply is the time of the start,
+    empty where the server does not tell.
+    """
+    return Call(
+        endpoint="tasks.started",
+        body={"task": task_id, "status_reason": reason, "status_message": message, "force": False},
+        parse=lambda data: str((data.get("fields") or {}).get("started") or ""),
+    )
 
 
 def completed(task_id: str, *, reason: str, message: str, force: bool = False) -> Call[Json]:

@@ -13,22 +13,22 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from agent.api import tasks
-from agent.api.client import AsyncClient, Call, growing_pauses
+from agent.api.client import AsyncClient, growing_pauses
 from agent.api.server import Features
 from agent.api.tasks import StatusLook
 from agent.config.schema import Settings
-from agent.errors import AgentError, ApiError, ServerUnreachable
-from agent.models import ExecutorSetup, Json, Task
+from agent.errors import AgentError, ApiError
+from agent.models import ExecutorSetup, Task
 from agent.runner.abort import StatusBoard, wait_for_abort_callback
-from agent.runner.claim import Claimed, is_still_ours, put_back
+from agent.runner.claim import Claimed, confirm_stop, is_still_ours, put_back, reply_to
 from agent.runner.console import Console
 from agent.runner.log_stream import LogStream
 from agent.runner.machine import MachineSampler
-from agent.runner.outcome import StopCause, Verdict, final_call, is_of_another, signature, verdict_for
+from agent.runner.outcome import StopCause, Verdict, final_call, in_view_of, is_of_another, signature, verdict_for
 from agent.runner.rundir import Claim, RunDirectory, about
 from agent.runner.sampler import report_resources
 from agent.runner.writeback import send_back, write_back
@@ -115,48 +115,49 @@ async def launch(context: RunContext, claimed: Claimed) -> Running | None:
 
 
 async def start_on_server(context: RunContext, claimed: Claimed) -> Claim | None:
-    """queued → in_progress, once and not by force; None if the server does not want that any more.
-
-    A call whose fate is not known is not simply repeated: meanwhile the task may have been aborted (a repeat would
-    overwrite that), or given to another agent because nothing was heard of it.
-    """
-    task = claimed.claim.task
-    started = tasks.started(task, reason="worker started execution", message=signature(context.worker))
+    """queued → in_progress, once and not by force; None if the server does not want that any more."""
     try:
-        pauses = growing_pauses()
-        while not await _took_effect(context, claimed.claim, started):
-            await asyncio.sleep(next(pauses))
-            look = await context.api.send_until_answered(tasks.look(task))
-            if _has_started(context, claimed.claim, look):
-                break
-            if not await _may_start(context, claimed.claim, look):
-                raise ApiError("tasks.started", 400, 110, f"it is {look.status.value if look else 'gone'} by now")
+        started = await _start_once(context, claimed.claim)
     except ApiError as error:
-        log.info("task %s was not started: %s", task, error.message, extra=about(claimed.claim))
+        log.info("task %s was not started: %s", claimed.claim.task, error.message, extra=about(claimed.claim))
         claimed.run.remove()
         return None
     reached(Step.START_TOLD)
-    claim = claimed.run.advance(claimed.claim, RunPhase.STARTED)
+    claim = claimed.run.advance(replace(claimed.claim, started=started), RunPhase.STARTED)
     reached(Step.START_WRITTEN)
     return claim
 
 
-async def _took_effect(context: RunContext, claim: Claim, call: Call[Json]) -> bool:
-    """Send a call once; False if it is not known whether the server acted on it. Raises refusals."""
-    try:
-        await context.api.send(call)
-    except ServerUnreachable as error:
-        log.info("%s of task %s: %s", call.endpoint, claim.task, error.message, extra=about(claim))
-        return False
-    except ApiError as error:
-        if not error.is_server_fault:
-            raise
-        return False
-    return True
+async def _start_once(context: RunContext, claim: Claim) -> str:
+    """The server's time of the start. Raises what forbids it.
+
+    A call whose fate is not known is not simply repeated: meanwhile the task may have been aborted (a repeat would
+    overwrite that), or given to another agent because nothing was heard of it. The word "stopping" hides whose start
+    was seen, so nobody begins with a task that is to end.
+    """
+    call = tasks.started(claim.task, reason="worker started execution", message=signature(context.worker))
+    pauses = growing_pauses()
+    while (started := await reply_to(context.api, call, about_claim=claim)) is None:
+        await asyncio.sleep(next(pauses))
+        look = await context.api.send_until_answered(tasks.look(claim.task))
+        if claim.queue and look is not None and look.asks_to_stop:
+            await confirm_stop(context.api, claim)
+            raise ApiError(call.endpoint, 400, 110, "a person wants it to end")
+        if look is not None and _has_started(context, claim, look):
+            return look.started
+        if not await _may_start(context, claim, look):
+            raise ApiError(call.endpoint, 400, 110, f"it is {look.status.value if look else 'gone'} by now")
+    return started or await _when_it_started(context, claim)
 
 
-def _has_started(context: RunContext, claim: Claim, look: StatusLook | None) -> bool:
-    if look is None or look.status is not TaskStatus.IN_PROGRESS or is_of_another(look, context.worker):
+async def _when_it_started(context: RunContext, claim: Claim) -> str:
+    """A ClearML Server does not tell in its reply."""
+    look = await context.api.send_until_answered(tasks.look(claim.task))
+    return look.started if look is not None else ""
+
+
+def _has_started(context: RunContext, claim: Claim, look: StatusLook) -> bool:
+    if look.status is not TaskStatus.IN_PROGRESS or is_of_another(look, context.worker):
         return False
     return bool(claim.queue or look.message)  # what came from no queue may have been in progress before
 
@@ -224,37 +225,47 @@ def conclude(run: RunDirectory, claim: Claim) -> Verdict:
 
 async def report(context: RunContext, claim: Claim, verdict: Verdict) -> None:
     """Write the final status, however long it takes; a status that somebody else wrote meanwhile stands."""
-    if verdict.status is TaskStatus.QUEUED:
-        if await _awaits_our_status(context, claim):
-            await put_back(context.api, claim, reason=verdict.reason, force=True)
-    elif verdict.status is not None:
-        call = final_call(claim.task, verdict, worker=context.worker)
+    if verdict.status is not None:
         try:
-            pauses = growing_pauses()
-            while await _awaits_our_status(context, claim) and not await _took_effect(context, claim, call):
-                await asyncio.sleep(next(pauses))
+            await _report_until_told(context, claim, verdict)
         except ApiError as error:
             log.error("the final status of task %s was refused: %s", claim.task, error.message, extra=about(claim))
     await context.announce(None, None)
 
 
-async def _awaits_our_status(context: RunContext, claim: Claim) -> bool:
+async def _report_until_told(context: RunContext, claim: Claim, verdict: Verdict) -> None:
+    for pause in growing_pauses():
+        look = await context.api.send_until_answered(tasks.look(claim.task))
+        if look is None or not _awaits_our_status(context, claim, look):
+            log.info(
+                "task %s is %s by now, and not by us: its status stands",
+                claim.task,
+                look.status.value if look else "gone",
+                extra=about(claim),
+            )
+            return
+        if await _tell(context, claim, in_view_of(look, verdict, started=claim.started)):
+            return
+        await asyncio.sleep(pause)
+
+
+async def _tell(context: RunContext, claim: Claim, verdict: Verdict) -> bool:
+    """False if it is not known whether the server has heard it."""
+    if verdict.status is TaskStatus.QUEUED:
+        await put_back(context.api, context.features, claim, reason=verdict.reason, force=True)
+        return True
+    call = final_call(claim.task, verdict, worker=context.worker)
+    return await reply_to(context.api, call, about_claim=claim) is not None
+
+
+def _awaits_our_status(context: RunContext, claim: Claim, look: StatusLook) -> bool:
     """Whether the server still takes the task to be running here.
 
     The table of the states alone would let us turn a task that was stopped, or queued again, into a completed one.
     """
-    look = await context.api.send_until_answered(tasks.look(claim.task))
-    if look is not None and look.status is TaskStatus.IN_PROGRESS and not is_of_another(look, context.worker):
-        return True
-    if look is not None and look.status is TaskStatus.STOPPED and NON_RESPONSIVE in look.message:
-        return True
-    log.info(
-        "task %s is %s by now, and not by us: its status stands",
-        claim.task,
-        look.status.value if look else "gone",
-        extra=about(claim),
-    )
-    return False
+    if look.status is TaskStatus.IN_PROGRESS:
+        return not is_of_another(look, context.worker, started=claim.started)
+    return look.status is TaskStatus.STOPPED and NON_RESPONSIVE in look.message
 
 
 async def _end_when_asked(context: RunContext, run: RunDirectory, claim: Claim, handle: Handle) -> None:
@@ -277,7 +288,8 @@ async def _end_when_asked(context: RunContext, run: RunDirectory, claim: Claim, 
 
 
 async def _first_cause(context: RunContext, claim: Claim) -> StopCause:
-    watching = context.board.watch_for_stop(claim.task, worker=context.worker if context.is_exclusive else "")
+    worker = context.worker if context.is_exclusive else ""
+    watching = context.board.watch_for_stop(claim.task, worker=worker, started=claim.started)
     async with (
         _beside(watching) as seen,
         _beside(context.closing(claim)) as closed,

@@ -16,7 +16,7 @@ class Handle(Protocol):
     """One running executor."""
 
     async def wait(self) -> None:
-        """Return when the executor is gone. Safe to cancel and to call again."""
+        """Return when the executor is gone, and with it everything it started. Safe to cancel and to call again."""
         ...
 
     def stop(self) -> None:

@@ -43,6 +43,7 @@ class HostProcess:
             loop.remove_reader(self._pidfd)
         if self._child is not None:
             self._child.wait()
+        kill_user_process(self.run)  # an executor that was killed has left its task behind
         os.close(self._pidfd)
         self._pidfd = -1
 

@@ -1,8 +1,9 @@
-"""Every state that a model can get into, the shortest way to one that breaks a guarantee, and to one without way out."""
+"""Every state that a model can get into: the shortest way to one that breaks a guarantee, or to one without way out."""
 
 from __future__ import annotations
 
 from collections import defaultdict
+from functools import cache
 from typing import NamedTuple
 
 from model.protocol import Rules, State, broken, is_fair, is_settled, steps
@@ -23,6 +24,7 @@ class Explored(NamedTuple):
 Came = dict[State, tuple[State, str] | None]
 
 
+@cache
 def explore(first: State, rules: Rules) -> Explored:
     """Breadth first, so that the first fault found has a shortest trace."""
     came: Came = {first: None}

@@ -604,14 +604,23 @@ def _exit_written(state: State, rules: Rules, me: int, run: Run) -> Found:
 
 
 def _runs_here(state: State, rules: Rules, me: int, run: Run) -> bool:
-    """lifecycle._awaits_our_status, outcome.is_of_another."""
+    """lifecycle._awaits_our_status, outcome.is_of_another. The word "stopping" hides who runs it."""
     task = state.tasks[run.task]
-    is_this_start = run.start in (0, task.start) or not rules.tells_starts_apart
-    return task.status == IN_PROGRESS and task.message in (AGENTS[home(rules, me)], STOPPING) and is_this_start
+    if task.status != IN_PROGRESS or task.message == STOPPING:
+        return task.status == IN_PROGRESS
+    return task.message == AGENTS[home(rules, me)] and not _is_later_start(task, rules, run)
+
+
+def _is_later_start(task: Task, rules: Rules, run: Run) -> bool:
+    return run.start not in (0, task.start) and rules.tells_starts_apart
 
 
 def _reporting(state: State, rules: Rules, me: int, run: Run) -> Found:
-    status = verdict(run)
+    status, task = verdict(run), state.tasks[run.task]
+    if task.message == STOPPING and _is_later_start(task, rules, run):  # outcome.in_view_of
+        status = STOPPED
+    if status == QUEUED and task.message == STOPPING and rules.keeps_an_abort:
+        status = STOPPED
     if status == QUEUED:
         yield Step.GIVING_BACK, _goes(state, me, "giving_back", force=True)
         return
