@@ -11,6 +11,7 @@ NAME = "gpufleet"
 FEATURES = (
     "get_next_task.wait",
     "get_next_task.claim",
+    "tasks.started.claim",
     "get_next_task.watch",
     "events.log_ids",
     "tasks.status_wait",

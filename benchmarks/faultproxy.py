@@ -2,7 +2,8 @@
 
     with FaultProxy("http://127.0.0.1:8008") as proxy:
         start_agent(api_server=proxy.url)
-        proxy.fail(Fault.ERROR_BEFORE, Fault.ERROR_AFTER)     # taken in turns, one per request
+        proxy.plan("tasks.started", Fault.DROP_AFTER)         # the next one of these
+        proxy.fail(Fault.ERROR_BEFORE, Fault.ERROR_AFTER)     # all of them, taken in turns
         time.sleep(60)
         proxy.recover()
 
@@ -21,7 +22,7 @@ from typing import Self
 from urllib.parse import urlsplit
 
 READ_SIZE = 1 << 16
-ERROR_REPLY = b"HTTP/1.1 500 Internal Server Error\r\nContent-Type: text/plain\r\nContent-Length: 6\r\n\r\nfault\n"
+DELAY_SECONDS = 40.0
 
 
 class Fault(StrEnum):
@@ -32,6 +33,29 @@ class Fault(StrEnum):
     ERROR_AFTER = "500 after effect"
     HANG_BEFORE = "hang before effect"
     HANG_AFTER = "hang after effect"
+    DROP_BEFORE = "connection closed before effect"
+    DROP_AFTER = "connection closed after effect"
+    GATEWAY_AFTER = "502 after effect"
+    REFUSED = "429"
+    DELAY = "answered late"
+
+
+#: What never reaches the server.
+BEFORE = frozenset({Fault.ERROR_BEFORE, Fault.HANG_BEFORE, Fault.DROP_BEFORE, Fault.REFUSED})
+HANGING = frozenset({Fault.HANG_BEFORE, Fault.HANG_AFTER})
+DROPPING = frozenset({Fault.DROP_BEFORE, Fault.DROP_AFTER})
+
+
+def error_reply(status: str) -> bytes:
+    return f"HTTP/1.1 {status}\r\nContent-Type: text/plain\r\nContent-Length: 6\r\n\r\nfault\n".encode()
+
+
+ERROR_REPLIES = {
+    Fault.ERROR_BEFORE: error_reply("500 Internal Server Error"),
+    Fault.ERROR_AFTER: error_reply("500 Internal Server Error"),
+    Fault.GATEWAY_AFTER: error_reply("502 Bad Gateway"),
+    Fault.REFUSED: error_reply("429 Too Many Requests"),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +95,7 @@ class FaultProxy:
         self._upstream = (address.hostname or "127.0.0.1", address.port or 80)
         self._faults: tuple[Fault, ...] = (Fault.PASS,)
         self._turn = 0
+        self._planned: dict[str, list[Fault]] = {}
         self._watched: dict[bytes, float] = {}
         self._exchanges: list[Exchange] = []
         self._loop = asyncio.new_event_loop()
@@ -102,6 +127,10 @@ class FaultProxy:
         """From now on treat requests like this, in turns."""
         self._recovered.clear()
         self._faults = faults
+
+    def plan(self, endpoint: str, *faults: Fault) -> None:
+        """Treat the next requests of this endpoint ("tasks.started") like this, whatever happens to the others."""
+        self._planned.setdefault(f"/{endpoint}", []).extend(faults)
 
     def recover(self) -> None:
         """From now on pass requests on; connections whose request hangs are closed."""
@@ -149,23 +178,32 @@ class FaultProxy:
     async def _serve(self, request: _Message, link: _Link, writer: asyncio.StreamWriter) -> bool:
         """Answer one request; False when the connection is to be closed."""
         arrived = time.time()
-        fault = self._faults[self._turn % len(self._faults)]
-        self._turn += 1
-        reply = None if fault in {Fault.ERROR_BEFORE, Fault.HANG_BEFORE} else await link.exchange(request)
+        fault = self._next_fault(request.path)
+        reply = None if fault in BEFORE else await link.exchange(request)
         if reply is not None:
             self._note_watched(request)
-        if fault in {Fault.HANG_BEFORE, Fault.HANG_AFTER}:
+        if fault in HANGING:
             await self._recovered.wait()
+        if fault is Fault.DELAY:
+            await asyncio.sleep(DELAY_SECONDS)
+        if fault in HANGING | DROPPING:
             answer = b""
-        elif fault is Fault.PASS:
+        elif fault in ERROR_REPLIES:
+            answer = ERROR_REPLIES[fault]
+        else:
             assert reply is not None
             answer = reply.raw
-        else:
-            answer = ERROR_REPLY
         self._exchanges.append(Exchange(path=request.path, fault=fault, arrived=arrived, answered=time.time()))
         writer.write(answer)
         await writer.drain()
         return bool(answer) and request.keeps_alive() and (reply is None or reply.keeps_alive())
+
+    def _next_fault(self, path: str) -> Fault:
+        if planned := self._planned.get(path):
+            return planned.pop(0)
+        fault = self._faults[self._turn % len(self._faults)]
+        self._turn += 1
+        return fault
 
     def _note_watched(self, request: _Message) -> None:
         now = time.time()

@@ -25,6 +25,7 @@ _home = pytest.StashKey[Path]()
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="write tests/golden anew; then read the difference")
+    parser.addoption("--all-faults", action="store_true", help="the whole fault suite (`make faults`)")
 
 
 def pytest_configure(config: pytest.Config) -> None:

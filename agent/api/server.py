@@ -20,6 +20,7 @@ class Features:
     wait_for_task: bool = False  # get_next_task holds the request and looks at several queues
     watch: bool = False  # and tells what was said about the worker and its queues
     repeatable_pop: bool = False  # a named pop with the same claim gives the same answer again
+    claimed_start: bool = False  # tasks.started with that claim is refused if anything was said of the task since
     log_ids: bool = False  # a console event with a known id is not stored twice
     wait_for_status: bool = False  # tasks.get_all holds the request until a status changes
 
@@ -30,6 +31,7 @@ class Features:
             wait_for_task="get_next_task.wait" in names,
             watch="get_next_task.watch" in names,
             repeatable_pop="get_next_task.claim" in names,
+            claimed_start="tasks.started.claim" in names,
             log_ids="events.log_ids" in names,
             wait_for_status="tasks.status_wait" in names,
         )

@@ -20,11 +20,6 @@ class StatusLook:
     message: str
     started: str = ""
 
-    @property
-    def asks_to_stop(self) -> bool:
-        """Whether a person wants a running task to end."""
-        return self.status is TaskStatus.IN_PROGRESS and "stopping" in self.message
-
 
 def get_by_id(task_id: str) -> Call[Task]:
     """The whole task; ApiError 400/101 if there is none."""
@@ -81,13 +76,16 @@ def _looks(data: Json) -> dict[str, StatusLook]:
     }
 
 
-def started(task_id: str, *, reason: str, message: str) -> Call[str]:
-    """queued/created → in_progress; 400/110 where the state machine forbids it. The reply is the time of the start,
-    empty where the server does not tell.
+def started(task_id: str, *, reason: str, message: str, claim: str = "") -> Call[str]:
+    """queued, created or stopped → in_progress; 400/110 where the state machine forbids it. The reply is the time of
+    the start, empty where the server does not tell.
+
+    With `claim` (`tasks.started.claim`) only if the pop of that claim is the last that was said of the task.
     """
+    call = _transition("tasks.started", task_id, reason, message, force=False, **({"claim": claim} if claim else {}))
     return Call(
-        endpoint="tasks.started",
-        body={"task": task_id, "status_reason": reason, "status_message": message, "force": False},
+        endpoint=call.endpoint,
+        body=call.body,
         parse=lambda data: str((data.get("fields") or {}).get("started") or ""),
     )
 
@@ -104,8 +102,8 @@ def failed(task_id: str, *, reason: str, message: str, force: bool = False) -> C
     return _transition("tasks.failed", task_id, reason, message, force)
 
 
-def _transition(endpoint: str, task_id: str, reason: str, message: str, force: bool) -> Call[Json]:
-    body = {"task": task_id, "status_reason": reason, "status_message": message, "force": force}
+def _transition(endpoint: str, task_id: str, reason: str, message: str, force: bool, **more: str) -> Call[Json]:
+    body = {"task": task_id, "status_reason": reason, "status_message": message, "force": force, **more}
     return plain(endpoint, body)
 
 

@@ -43,6 +43,7 @@ from agent.runner.rundir import Runs
 from agent.worker.hold import is_held
 from agent.worker.identity import file_name_of
 from agent.worker.marks import Drain
+from agent.worker.wishes import keep_waiting
 
 log = logging.getLogger(__name__)
 
@@ -269,6 +270,7 @@ def become_worker(settings: Settings, setup: WorkerSetup, environment: Mapping[s
     workers = state_folder(settings, "workers")
     _remove_abandoned(workers)
     file = workers / f"setup.{os.getpid()}.json"
+    keep_waiting()
     write_json(file, setup.to_json())
     sys.stdout.flush()
     sys.stderr.flush()

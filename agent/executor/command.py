@@ -111,6 +111,7 @@ def _identity(workspace: Workspace) -> dict[str, str]:
         "CLEARML_LOG_LEVEL": workspace.setup.log_level,
         "CLEARML_LOG_TASK_TO_BACKEND": "0",
         "CLEARML_WORKER_ID": workspace.setup.worker_id,
+        environments.RUN: workspace.run_dir,
         **token,
     }
 

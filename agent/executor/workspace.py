@@ -7,8 +7,10 @@ directory"). What the steps make lies below `workspace/`, which whoever started 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +23,10 @@ from agent.models import ExecutorSetup, Outcome, Task
 from agent.process import environ as environments
 from agent.process.run import Commands
 from agent.process.stop import StopSignal
+
+#: What a disk says that is full, read-only or troubled, for now.
+_MAY_PASS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EPERM, errno.EACCES})
+_DISK_PAUSE_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +103,10 @@ def open_workspace(run_dir: str, *, stop: StopSignal) -> Iterator[Workspace]:
             redact=redact,
             inherited=inherited,
             commands=Commands(
-                environ=environments.for_commands(inherited, configured_environment(settings)),
+                environ={
+                    **environments.for_commands(inherited, configured_environment(settings)),
+                    environments.RUN: run_dir,
+                },
                 cwd=f"{run_dir}/workspace/scratch",
                 stop=stop,
                 show=console.info,
@@ -137,5 +146,15 @@ def save_environment(workspace: Workspace, facts: dict[str, Any]) -> None:
 
 
 def save_outcome(run_dir: str, outcome: Outcome) -> None:
-    """The last word about a run; on the disk before anybody may act on it."""
-    write_json(f"{run_dir}/outcome.json", outcome.to_json(), durable=True)
+    """The last word about a run; on the disk before anybody may act on it.
+
+    A disk that takes nothing is waited for: without this file, how the task ended would be lost with us.
+    """
+    while True:
+        try:
+            write_json(f"{run_dir}/outcome.json", outcome.to_json(), durable=True)
+            return
+        except OSError as error:
+            if error.errno not in _MAY_PASS:
+                raise
+            time.sleep(_DISK_PAUSE_SECONDS)

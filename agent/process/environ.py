@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+#: What every process of a run carries: the run directory. Who outlives the executor is found by it.
+RUN = "GPUFLEET_RUN"
 #: Names that never reach a child: the agent's credentials, its service manager and its own interpreter.
 PRIVATE = frozenset(
     {
@@ -21,7 +23,7 @@ PRIVATE = frozenset(
         "STATE_DIRECTORY", "RUNTIME_DIRECTORY", "CACHE_DIRECTORY", "LOGS_DIRECTORY", "CONFIGURATION_DIRECTORY",
         "VIRTUAL_ENV", "VIRTUAL_ENV_PROMPT", "PYTHONHOME", "PYTHONPATH", "PYTHONSTARTUP", "PYTHONOPTIMIZE",
         "PYTHONSAFEPATH", "PYTHONEXECUTABLE", "__PYVENV_LAUNCHER__", "PS1",
-        "CLEARML_AGENT_HOLD_FILE", "GPUFLEET_VERSION", "GPUFLEET_STEPS",
+        "CLEARML_AGENT_HOLD_FILE", "GPUFLEET_VERSION", "GPUFLEET_STEPS", RUN,
         "CLEARML_APT_INSTALL", "TRAINS_APT_INSTALL", "UV_PROJECT_ENVIRONMENT", "UV_PYTHON",
         "UV_INTERNAL__PARENT_INTERPRETER",
     }

@@ -18,7 +18,7 @@ from agent.api.server import Features
 from agent.api.tasks import StatusLook
 from agent.errors import AgentError
 from agent.models import Task
-from agent.runner.outcome import StopCause, is_of_another
+from agent.runner.outcome import StopCause, is_of_another, is_stopping
 from agent.states import TaskStatus
 
 log = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ def cause_in(look: StatusLook | None, *, worker: str = "", started: str = "") ->
         return StopCause.STATUS_CHANGED, False
     if look.status is TaskStatus.CREATED:
         return StopCause.RESET, False
-    return StopCause.ABORT if look.asks_to_stop else None, True
+    return StopCause.ABORT if is_stopping(look) else None, True
 
 
 class StatusBoard:

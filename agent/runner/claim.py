@@ -25,7 +25,7 @@ from agent.api.queues import Queue, Waiting
 from agent.api.server import Features
 from agent.errors import ApiError, ReplyLost, ServerUnreachable
 from agent.models import Task
-from agent.runner.outcome import is_of_another, signature
+from agent.runner.outcome import is_of_another, is_stopping, signature
 from agent.runner.rundir import Claim, RunDirectory, Runs, about
 from agent.states import RunPhase, TaskStatus
 from agent.steps import Step, reached
@@ -323,7 +323,7 @@ async def _is_still_to_be_queued(api: AsyncClient, features: Features, claim: Cl
     look = await api.send_until_answered(tasks.look(claim.task))
     if look is None or look.status is not TaskStatus.IN_PROGRESS:
         return False
-    if look.asks_to_stop:
+    if is_stopping(look):
         await confirm_stop(api, claim)
         return False
     return not is_of_another(look, claim.worker, started=claim.started)
@@ -333,7 +333,7 @@ async def confirm_stop(api: AsyncClient, claim: Claim) -> None:
     """Write `stopped` for a task that a person wants to end and that does not run here (any more)."""
     for pause in growing_pauses():
         look = await api.send_until_answered(tasks.look(claim.task))
-        if look is None or not look.asks_to_stop or await _try_to_stop(api, claim, "task was stopped by tasks.stop"):
+        if look is None or not is_stopping(look) or await _try_to_stop(api, claim, "task was stopped by tasks.stop"):
             return
         await asyncio.sleep(pause)
 

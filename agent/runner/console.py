@@ -10,6 +10,7 @@ with the same ids and timestamps, whoever sends it and however often.
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from collections.abc import Iterator
@@ -72,8 +73,16 @@ class Console:
 
     def _append(self, segment: int, text: str, kind: str) -> None:
         now = int(time.time() * 1000)
-        with open(self._path(segment), "ab") as file:
-            file.write(b"".join(_record(now, kind, line) for line in text.splitlines()))
+        records = b"".join(_record(now, kind, line) for line in text.splitlines())
+        with open(self._path(segment), "ab", buffering=0) as file:
+            before = file.tell()
+            try:
+                written = file.write(records)
+            except OSError:
+                written = 0
+            if written != len(records):  # no space left: a part of a record would spoil the next one
+                file.truncate(before)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), file.name)
 
     def last_segment(self) -> int:
         try:

@@ -28,7 +28,16 @@ from agent.runner.claim import Claimed, confirm_stop, is_still_ours, put_back, r
 from agent.runner.console import Console
 from agent.runner.log_stream import LogStream
 from agent.runner.machine import MachineSampler
-from agent.runner.outcome import StopCause, Verdict, final_call, in_view_of, is_of_another, signature, verdict_for
+from agent.runner.outcome import (
+    StopCause,
+    Verdict,
+    final_call,
+    in_view_of,
+    is_of_another,
+    is_stopping,
+    signature,
+    verdict_for,
+)
 from agent.runner.rundir import Claim, RunDirectory, about
 from agent.runner.sampler import report_resources
 from agent.runner.writeback import send_back, write_back
@@ -132,15 +141,18 @@ async def _start_once(context: RunContext, claim: Claim) -> str:
     """The server's time of the start. Raises what forbids it.
 
     A call whose fate is not known is not simply repeated: meanwhile the task may have been aborted (a repeat would
-    overwrite that), or given to another agent because nothing was heard of it. The word "stopping" hides whose start
+    overwrite that), or given to another agent because nothing was heard of it. Where the server can compare, it does:
+    elsewhere an abort in the moment between our look and this call is overruled. The word "stopping" hides whose start
     was seen, so nobody begins with a task that is to end.
     """
-    call = tasks.started(claim.task, reason="worker started execution", message=signature(context.worker))
+    token = claim.token if context.features.claimed_start and claim.queue else ""
+    worker = signature(context.worker)
+    call = tasks.started(claim.task, reason="worker started execution", message=worker, claim=token)
     pauses = growing_pauses()
     while (started := await reply_to(context.api, call, about_claim=claim)) is None:
         await asyncio.sleep(next(pauses))
         look = await context.api.send_until_answered(tasks.look(claim.task))
-        if claim.queue and look is not None and look.asks_to_stop:
+        if claim.queue and look is not None and is_stopping(look):
             await confirm_stop(context.api, claim)
             raise ApiError(call.endpoint, 400, 110, "a person wants it to end")
         if look is not None and _has_started(context, claim, look):
@@ -190,6 +202,8 @@ async def see_through(context: RunContext, running: Running) -> Verdict:
             await handle.wait()
         reached(Step.EXECUTOR_GONE)
         run.ensure()
+        if run.read_outcome() is None and await context.runtime.end_leftovers(run.path):
+            log.warning("ended what was left of task %s after its executor had died", claim.task, extra=about(claim))
         claim = run.advance(claim, RunPhase.EXITED)
         reached(Step.EXIT_WRITTEN)
         verdict = conclude(run, claim)
@@ -272,6 +286,8 @@ async def _end_when_asked(context: RunContext, run: RunDirectory, claim: Claim, 
     agent = context.settings.agent
     cause = await _first_cause(context, claim)
     reached(Step.STOP_SEEN)
+    run.request_stop(cause.value)
+    reached(Step.STOP_WRITTEN)
     if cause is StopCause.ABORT:
         callback = wait_for_abort_callback(
             context.api, claim.task, longest_seconds=agent.abort_callback_max_timeout_seconds
@@ -279,8 +295,6 @@ async def _end_when_asked(context: RunContext, run: RunDirectory, claim: Claim, 
         async with _beside(callback) as called, _beside(_set(context.end_task)) as told:
             await asyncio.wait((called, told), return_when=asyncio.FIRST_COMPLETED)
     log.info("stopping task %s: %s", claim.task, cause.value, extra=about(claim, "stop"))
-    run.request_stop(cause.value)
-    reached(Step.STOP_WRITTEN)
     handle.stop()
     reached(Step.STOP_SENT)
     await asyncio.sleep(agent.stop_grace_seconds + EXECUTOR_GRACE_SECONDS)

@@ -169,9 +169,14 @@ def in_view_of(look: StatusLook, verdict: Verdict, *, started: str) -> Verdict:
     """The verdict to write over what was seen. The word "stopping" hides who runs a task: if that is not this run of
     ours, or if ours is to be queued again, what the person wants is all that can be said.
     """
-    if look.asks_to_stop and (verdict.status is TaskStatus.QUEUED or is_later_start(look, started)):
+    if is_stopping(look) and (verdict.status is TaskStatus.QUEUED or is_later_start(look, started)):
         return _stopped(StopCause.ABORT)
     return verdict
+
+
+def is_stopping(look: StatusLook) -> bool:
+    """Whether somebody has asked the server to abort a task that runs: ClearML has no state for that."""
+    return look.status is TaskStatus.IN_PROGRESS and "stopping" in look.message
 
 
 def final_call(task_id: str, verdict: Verdict, *, worker: str) -> Call[Json]:

@@ -29,10 +29,9 @@ from agent.errors import ApiError
 from agent.models import Task
 from agent.runner import claim as claiming
 from agent.runner.lifecycle import RunContext, Running
-from agent.runner.outcome import StopCause, is_of_another, signature
+from agent.runner.outcome import StopCause, is_of_another, is_stopping, signature
 from agent.runner.rundir import Claim, RunDirectory, Runs, about
 from agent.runtimes.base import Runtime
-from agent.runtimes.host import kill_user_process
 from agent.states import RunPhase, TaskStatus
 from agent.steps import Step, reached
 
@@ -96,7 +95,7 @@ async def _settle_started(context: RunContext, run: RunDirectory, claim: Claim) 
     if run.read_outcome() is None:
         if run.read("launch") is None:
             return await _settle_unlaunched(context, run, claim, await _look(context, claim))
-        if kill_user_process(run.path):
+        if await context.runtime.end_leftovers(run.path):
             log.warning("ended what was left of task %s after its executor had died", claim.task, extra=about(claim))
     return await _settle_ended(context, run, claim)
 
@@ -107,6 +106,8 @@ async def _settle_ended(context: RunContext, run: RunDirectory, claim: Claim) ->
         log.warning("task %s has begun anew since: its former run is not reported", claim.task, extra=about(claim))
         await asyncio.to_thread(run.remove)
         return None
+    if look is not None and is_stopping(look):
+        run.request_stop(StopCause.ABORT.value)
     return _ended(run, claim)
 
 
@@ -152,7 +153,7 @@ async def _settle_unlaunched(
     context: RunContext, run: RunDirectory, claim: Claim, look: StatusLook | None
 ) -> Running | None:
     """If the server says `in_progress` and that it was us, nothing of the task has run: any agent may have it again."""
-    if look is not None and look.asks_to_stop:
+    if look is not None and is_stopping(look):
         run.request_stop(StopCause.ABORT.value)
         return _ended(run, claim)
     if _is_start_of_ours(look, context.worker, claim):

@@ -16,7 +16,7 @@ class Handle(Protocol):
     """One running executor."""
 
     async def wait(self) -> None:
-        """Return when the executor is gone, and with it everything it started. Safe to cancel and to call again."""
+        """Return when the executor is gone. Safe to cancel and to call again."""
         ...
 
     def stop(self) -> None:
@@ -40,4 +40,10 @@ class Runtime(Protocol):
 
     async def attach(self, run: Path) -> Handle | None:
         """The handle of an executor that an earlier daemon launched; None if it is gone."""
+        ...
+
+    async def end_leftovers(self, run: Path) -> bool:
+        """End what an executor that was killed has left running; True if there was something. Returns when it is gone
+        (or cannot be killed).
+        """
         ...

@@ -15,11 +15,17 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from agent.files import read_json
-from agent.process.procfs import start_ticks_of
+from agent.process.child import signal_group
+from agent.process.environ import RUN
+from agent.process.procfs import processes_with, start_ticks_of
+
+#: A process that does not die of KILL within this time waits for a device; nothing can be done about it.
+UNKILLABLE_SECONDS = 5.0
 
 
 class HostProcess:
@@ -43,7 +49,6 @@ class HostProcess:
             loop.remove_reader(self._pidfd)
         if self._child is not None:
             self._child.wait()
-        kill_user_process(self.run)  # an executor that was killed has left its task behind
         os.close(self._pidfd)
         self._pidfd = -1
 
@@ -52,7 +57,7 @@ class HostProcess:
 
     def kill(self) -> None:
         self._signal(signal.SIGKILL)
-        kill_user_process(self.run)
+        end_leftovers(self.run)
 
     def _signal(self, number: signal.Signals) -> None:
         if self._pidfd >= 0:
@@ -97,6 +102,9 @@ class HostRuntime:
             await asyncio.sleep(0.05)
         return None
 
+    async def end_leftovers(self, run: Path) -> bool:
+        return await asyncio.to_thread(end_leftovers, run)
+
 
 def _attached(run: Path, pid: int) -> HostProcess | None:
     try:
@@ -123,12 +131,23 @@ def _is_locked(path: Path) -> bool:
     return False
 
 
-def kill_user_process(run: Path) -> bool:
-    """End the process group of a task whose executor is gone; True if there was one to end."""
+def end_leftovers(run: Path) -> bool:
+    """Kill what a run whose executor is gone has left: the process group of the task, and whoever carries the run's
+    mark in its environment, wherever it has moved to. True if there was somebody.
+    """
+    found = _kill_group(run)
+    deadline = time.monotonic() + UNKILLABLE_SECONDS
+    while (left := processes_with(RUN, os.path.abspath(run))) and time.monotonic() < deadline:
+        found = True
+        for pid in left:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.02)  # who forks while we look is found the next time
+    return found
+
+
+def _kill_group(run: Path) -> bool:
     user = read_json(run / "user.json")
     if not user or start_ticks_of(int(user["pid"])) != int(user["start_ticks"]):
         return False
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(int(user["pgid"]), signal.SIGKILL)
-        return True
-    return False
+    return signal_group(int(user["pgid"]), signal.SIGKILL)

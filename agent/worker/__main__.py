@@ -10,6 +10,11 @@ one), and what start-up left behind is given back to the kernel.
 
 from __future__ import annotations
 
+from agent.worker.wishes import keep_waiting
+
+if __name__ == "__main__":
+    keep_waiting()  # before the imports below, which take their time
+
 import faulthandler
 import json
 import os

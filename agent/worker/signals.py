@@ -18,6 +18,8 @@ from collections.abc import AsyncIterator, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from agent.worker.wishes import WISHES
+
 T = TypeVar("T")
 
 
@@ -49,13 +51,13 @@ class Stop:
 
 
 def listen_for_stop(loop: asyncio.AbstractEventLoop) -> Stop:
-    """From here on these signals are wishes, not deaths. `clearml-agent daemon` has kept USR1 waiting until now."""
+    """From here on these signals are wishes, not deaths. They have been kept waiting until now (`keep_waiting`)."""
     stop = Stop()
     loop.add_signal_handler(signal.SIGTERM, stop.wish_leave)
     loop.add_signal_handler(signal.SIGHUP, stop.wish_leave)
     loop.add_signal_handler(signal.SIGINT, stop.wish_end_of_task)
     loop.add_signal_handler(signal.SIGUSR1, stop.wish_drain)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR1})
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, WISHES)
     return stop
 
 

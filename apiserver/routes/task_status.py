@@ -44,9 +44,9 @@ def _updated(fields: Document, **more: Any) -> Document:
 
 @endpoint("tasks.started")
 async def started(call: Call, data: Fields) -> Reply:
-    """It runs."""
-    who = asked(call, data)
-    return await _one(call, data, lambda tx, task: _updated(task_status.start(tx, task, who), started=1))
+    """It runs. `claim` (ours): only if the pop with this claim is the last that was heard of it."""
+    who, claim = asked(call, data), data.text_or_none("claim")
+    return await _one(call, data, lambda tx, task: _updated(task_status.start(tx, task, who, claim=claim), started=1))
 
 
 @endpoint("tasks.stopped")

@@ -58,6 +58,12 @@ def leased_before(tx: Session, task_id: str | None, claim: str | None) -> Entry 
     return queues.entry_from(row) if row else None
 
 
+def is_of_another(tx: Session, task_id: str, claim: str) -> bool:
+    """Whether a task that was popped with this claim waits in a queue again, or was popped by somebody else since."""
+    others = sa.select(lease.c.task).where(lease.c.task == task_id, lease.c.claim.is_distinct_from(claim))
+    return queues.entry_row(tx, task_id, None) is not None or tx.one(others) is not None
+
+
 def _next(tx: Session, queue_id: str, named: str | None) -> Entry | None:
     row = queues.entry_row(tx, named, queue_id) if named is not None else tx.one(queues.waiting_in(queue_id).limit(1))
     return queues.entry_from(row) if row else None

@@ -13,7 +13,7 @@ from .. import clock, errors, states
 from ..announcements import StatusChanged
 from ..identity import SYSTEM_USER
 from ..query import Document
-from . import projects, queues, tasks
+from . import popping, projects, queues, tasks
 from .database import Row, Session, Transaction
 from .schema import lease, model, queue_entry, task
 
@@ -70,9 +70,14 @@ def _allowed(tx: Session, task_id: str, status: str, asked: Asked) -> Row:
 # --- running ---
 
 
-def start(tx: Transaction, task_id: str, asked: Asked) -> Document:
-    """in_progress. The entry that may still wait in a queue goes in the same transaction."""
+def start(tx: Transaction, task_id: str, asked: Asked, *, claim: str | None = None) -> Document:
+    """in_progress. The entry that may still wait in a queue goes in the same transaction.
+
+    With the claim of a pop, what was said of the task since then (an abort, a reset, another pop) is not overruled.
+    """
     found = _allowed(tx, task_id, states.IN_PROGRESS, asked)
+    if claim is not None and (found["status"] != states.QUEUED or popping.is_of_another(tx, task_id, claim)):
+        raise errors.INVALID_TASK_STATUS("The claim has ended", current_status=found["status"], claim=claim)
     queues.remove(tx, task_id)
     if found["status"] == states.IN_PROGRESS and found["started"]:
         return change(tx, found, states.IN_PROGRESS, asked)
@@ -174,7 +179,7 @@ def send_back(tx: Transaction, task_id: str, asked: Asked) -> None:
 
 
 def publish(tx: Transaction, task_id: str, asked: Asked, *, publish_model: bool) -> Document:
-    """published, for good; its last output model with it."""
+    """published, for good; its last output model with it. By force even from a queue, which it then leaves."""
     found = tasks.row(tx, task_id, asked.company)
     if found["status"] not in states.PUBLISHABLE and not asked.force:
         raise errors.INVALID_TASK_STATUS(
@@ -183,6 +188,7 @@ def publish(tx: Transaction, task_id: str, asked: Asked, *, publish_model: bool)
     outputs = found["models"].get("output") or []
     if publish_model and outputs:
         tx.execute(sa.update(model).where(model.c.id == outputs[-1]["model"]).values(ready=True, last_update=tx.now))
+    queues.remove(tx, task_id)
     return change(tx, found, states.PUBLISHED, asked, published=tx.now)
 
 

@@ -125,6 +125,50 @@ def test_execute_remotely_can_enqueue_a_task_that_it_stopped(server: ServerProce
 # --- content
 
 
+def test_a_task_that_is_published_by_force_leaves_its_queue(server: ServerProcess, queue: str) -> None:
+    task = server.new_task()
+    server.call("tasks.enqueue", task=task, queue=queue)
+    server.call("tasks.publish", task=task, force=True)
+    assert waiting_in(server, queue) == []
+
+
+def claimed(server: ServerProcess, queue: str, claim: str) -> str:
+    task = server.new_task()
+    server.call("tasks.enqueue", task=task, queue=queue)
+    server.call("queues.get_next_task", queue=queue, task=task, claim=claim)
+    return task
+
+
+def test_a_start_with_the_claim_of_its_pop_is_taken(server: ServerProcess, queue: str) -> None:
+    task = claimed(server, queue, "mine")
+    assert server.call("tasks.started", task=task, claim="mine")["fields"]["status"] == "in_progress"
+
+
+@pytest.mark.parametrize("said", ["stopped", "reset", "queued again", "popped by another"])
+def test_a_start_with_a_claim_does_not_overrule_what_was_said_since(
+    server: ServerProcess, queue: str, said: str
+) -> None:
+    task = claimed(server, queue, "mine")
+    if said == "stopped":
+        server.call("tasks.stop", task=task)
+    elif said == "reset":
+        server.call("tasks.reset", task=task, force=True)
+    else:
+        server.call("tasks.enqueue", task=task, queue=queue)
+    if said == "popped by another":
+        server.call("queues.get_next_task", queue=queue, task=task, claim="theirs")
+    before = task_of(server, task)["status"]
+    assert refused(server, "tasks.started", task=task, claim="mine") == (400, 110)
+    assert task_of(server, task)["status"] == before
+    assert waiting_in(server, queue) == ([task] if said == "queued again" else [])
+
+
+def test_a_start_with_a_claim_survives_an_edit_in_between(server: ServerProcess, queue: str) -> None:
+    task = claimed(server, queue, "mine")
+    server.call("tasks.edit", task=task, name="another name", force=True)
+    assert server.call("tasks.started", task=task, claim="mine")["fields"]["status"] == "in_progress"
+
+
 def test_an_edit_of_a_started_task_needs_force(server: ServerProcess) -> None:
     task = server.new_task()
     server.call("tasks.edit", task=task, comment="as a draft")

@@ -329,4 +329,4 @@ def test_the_server_lists_its_extensions(server: ServerProcess) -> None:
     info = server.call("server.info")
     assert info["name"] == "gpufleet"
     held = {"get_next_task.wait", "get_next_task.claim", "get_next_task.watch", "tasks.status_wait"}
-    assert held | {"events.log_ids"} <= set(info["features"])
+    assert held | {"events.log_ids", "tasks.started.claim"} <= set(info["features"])

@@ -111,22 +111,6 @@ def test_kill_ends_the_task_of_an_executor_too(runtime: HostRuntime, run: Path) 
         assert user.wait(10) == -signal.SIGKILL
 
 
-def test_what_an_executor_leaves_behind_when_it_is_killed_is_ended_with_it(runtime: HostRuntime, run: Path) -> None:
-    """The kernel may end it for want of memory. Its task would go on, on GPUs that are given to the next one."""
-    with subprocess.Popen(["sleep", "600"], start_new_session=True) as user:
-        facts = {"pid": user.pid, "pgid": user.pid, "start_ticks": start_ticks_of(user.pid)}
-        (run / "user.json").write_text(json.dumps(facts))
-
-        async def scenario() -> None:
-            handle = await runtime.launch(run, os.environ)
-            os.kill(handle.pid, signal.SIGKILL)
-            async with asyncio.timeout(10):
-                await handle.wait()
-
-        asyncio.run(scenario())
-        assert user.wait(10) == -signal.SIGKILL
-
-
 def test_a_pid_that_was_reused_is_not_killed(runtime: HostRuntime, run: Path) -> None:
     with subprocess.Popen(["sleep", "600"], start_new_session=True) as bystander:
         (run / "user.json").write_text(json.dumps({"pid": bystander.pid, "pgid": bystander.pid, "start_ticks": 1}))

@@ -167,6 +167,10 @@ class ServerProcess:
         token: str = self._local.token
         return token
 
+    def forget_tokens(self) -> None:
+        """Log in anew with the next call, in every thread."""
+        self._local = threading.local()
+
     def call_as(self, token: str, endpoint: str, body: Mapping[str, Any]) -> dict[str, Any]:
         """Call an endpoint with this token."""
         headers = {"Authorization": f"Bearer {token}"}

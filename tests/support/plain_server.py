@@ -29,7 +29,7 @@ def plain_server(upstream: str) -> Iterator[tuple[str, Counter[str]]]:
             return envelope({"version": "2.3.0", "build": "", "commit": "", "api_version": "2.34"})
         if endpoint in MISSING:
             return envelope(code=404, message=f"Unable to find endpoint for name {endpoint}")
-        if body.startswith(b"{") and endpoint == "queues.get_next_task":
+        if body.startswith(b"{") and endpoint in ("queues.get_next_task", "tasks.started"):
             used = [field for field in EXTENSION_FIELDS if field in json.loads(body)]
             assert not used, f"{endpoint} with {used}, which a ClearML Server does not know"
         connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=60)

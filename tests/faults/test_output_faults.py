@@ -1,0 +1,125 @@
+"""Output of every kind and at any speed arrives whole: in order, nothing missing, nothing twice."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.agent import AgentProcess, console_of, create_script, wait_for, wait_for_status
+from support.apiserver import ServerProcess
+
+from benchmarks.faultproxy import Fault, FaultProxy
+
+MIB = 1024 * 1024
+
+#: Writes whole lines of 1,000 bytes as fast as the pipe takes them.
+FLOOD = """
+import os, time
+began, number = time.monotonic(), 0
+while number < {lines}:
+    block = b"".join(b"%09d " % n + b"x" * 989 + b"\\n" for n in range(number, number + 1000))
+    while block:
+        block = block[os.write(1, block):]
+    number += 1000
+print("MB a second: %.0f" % ({lines} / 1000 / (time.monotonic() - began)), flush=True)
+"""
+
+#: All bytes there are, torn across writes, as nobody should write them.
+GARBAGE = """
+import os
+data = bytes(range(256)) * 40 + b"\\xf0\\x9f\\x98" + b"\\n"
+data += "naïve ☃ 😀\\n".encode() * 50 + b"\\0\\x1b[31mred\\x1b[0m\\n"
+for at in range(0, len(data), 7):
+    os.write(1, data[at:at + 7])
+os.write(1, b"the end\\n")
+"""
+
+ENDLESS_LINE = """
+import os
+for _ in range({mebibytes}):
+    data = b"x" * 1024 * 1024
+    while data:
+        data = data[os.write(1, data):]
+"""
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    with ServerProcess(tmp_path_factory.mktemp("server") / "data") as running:
+        yield running
+
+
+@pytest.fixture
+def proxy(server: ServerProcess) -> Iterator[FaultProxy]:
+    with FaultProxy(server.api) as running:
+        yield running
+
+
+@pytest.fixture
+def queue(server: ServerProcess, proxy: FaultProxy, tmp_path: Path) -> Iterator[str]:
+    """The queue of an agent that reaches the server through the proxy."""
+    server.new_queue(tmp_path.name)
+    agent = AgentProcess(server, tmp_path / "state", tmp_path.name, worker_id=f"h:{tmp_path.name}", url=proxy.url)
+    yield tmp_path.name
+    agent.process.terminate()
+    agent.process.wait(30)
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("mebibytes", [20, pytest.param(300, marks=pytest.mark.thorough)])
+def test_a_flood_of_lines_arrives_whole_while_calls_fail(
+    server: ServerProcess, proxy: FaultProxy, queue: str, mebibytes: int
+) -> None:
+    lines = mebibytes * 1000
+    task = create_script(server, FLOOD.format(lines=lines), queue=queue)
+    wait_for_status(server, task, "in_progress")
+    for fault in (Fault.DROP_AFTER, Fault.GATEWAY_AFTER, Fault.ERROR_BEFORE, Fault.REFUSED):
+        proxy.plan("events.add_batch", Fault.PASS, Fault.PASS, fault)
+    wait_for_status(server, task, "completed", seconds=280)
+    arrived = console_of(server, task, level="DEBUG")
+    assert len(arrived) == lines + 1
+    assert arrived[-1].startswith("MB a second")
+    assert _digest(arrived[:-1]) == _digest(f"{number:09d} " + "x" * 989 for number in range(lines))
+
+
+def _digest(lines: object) -> str:
+    found = hashlib.sha256()
+    for line in lines:  # type: ignore[attr-defined]
+        found.update(line.encode())
+    return found.hexdigest()
+
+
+def test_bytes_that_are_no_text_arrive_as_replacement_characters(server: ServerProcess, queue: str) -> None:
+    task = create_script(server, GARBAGE, queue=queue)
+    wait_for_status(server, task, "completed")
+    arrived = console_of(server, task, level="DEBUG")
+    assert arrived[-1] == "the end"
+    assert arrived.count("naïve ☃ 😀") == 50
+    assert "\x00\x1b[31mred\x1b[0m" in arrived
+    assert "�" in "".join(arrived)
+
+
+@pytest.mark.parametrize("mebibytes", [4, pytest.param(64, marks=pytest.mark.thorough)])
+def test_output_without_a_line_end_arrives_whole(server: ServerProcess, queue: str, mebibytes: int) -> None:
+    size = mebibytes * MIB
+    task = create_script(server, ENDLESS_LINE.format(mebibytes=mebibytes), queue=queue)
+    wait_for_status(server, task, "completed", seconds=100)
+    arrived = console_of(server, task, level="DEBUG")
+    assert sum(map(len, arrived)) == size
+    assert set("".join(arrived)) == {"x"}
+
+
+def test_a_task_that_ends_amid_a_line_loses_no_letter(server: ServerProcess, queue: str) -> None:
+    task = create_script(server, "import os\nos.write(1, b'half a line')\nos.kill(os.getpid(), 9)\n", queue=queue)
+    wait_for_status(server, task, "failed")
+    assert console_of(server, task, level="DEBUG") == ["half a line"]
+
+
+def test_lines_arrive_while_the_task_goes_on(server: ServerProcess, queue: str) -> None:
+    source = "import time\nfor n in range(20): print(n, flush=True); time.sleep(0.1)\n"
+    task = create_script(server, source, queue=queue)
+    wait_for(lambda: console_of(server, task, level="DEBUG")[:1] == ["0"], what="the first line")
+    assert len(console_of(server, task, level="DEBUG")) < 20
+    wait_for_status(server, task, "completed")
