@@ -31,9 +31,10 @@ Two agents, each with a disk, take tasks from one queue of one server; a person 
 
 Simplifications, each with the reason why nothing is lost by it: A step on an agent's own disk (`LOCAL`) is taken before
 anybody else moves, since others cannot see it; the agent may die before it. A look and the write that rests on it
-(`AFTER_A_LOOK`) are not parted either, except with `Rules.parts_look_and_write`: a ClearML Server has no conditional
-write, so that what happens in these milliseconds cannot be excluded there; dying between them is possible. A request
-acts before its sender gives it up, or never. Numbers of accidents are limited by `Budget`.
+(`AFTER_A_LOOK`) are not parted either, except with `Rules.parts_look_and_write`: the API has no conditional write, so
+that what happens in these milliseconds cannot be excluded; dying between them is possible. Only the start is
+conditional on our server, and there anything may come between. A request acts before its sender gives it up, or never.
+Numbers of accidents are limited by `Budget`.
 """
 
 from __future__ import annotations
@@ -55,6 +56,7 @@ AGENTS = "AB"
 
 LOCAL = frozenset({"popped", "start_told", "start_written", "stop_seen", "stop_written", "executor_gone", "end_told"})
 AFTER_A_LOOK = frozenset({"task_written", "reporting", "giving_back"})
+CONDITIONAL = frozenset({"task_written"})
 
 
 class Task(NamedTuple):
@@ -134,6 +136,7 @@ class Rules(NamedTuple):
     syncs_the_claim: bool = True
     pops_by_name: bool = True
     looks_before_start: bool = True
+    starts_by_claim: bool = True
     looks_for_the_entry: bool = True
     looks_before_repeated_start: bool = True
     looks_before_report: bool = True
@@ -164,7 +167,7 @@ def begin(tasks: int, agents: int, budget: Budget) -> State:
 def steps(state: State, rules: Rules) -> Found:
     """Everything that can happen next. A label names who does it; those of agents and executors begin with a `Step`."""
     for me, agent in enumerate(state.agents):
-        if agent.at in LOCAL or (agent.at in AFTER_A_LOOK and not rules.parts_look_and_write):
+        if agent.at in LOCAL or (agent.at in AFTER_A_LOOK and not _may_be_parted(agent, rules)):
             yield from _named(me, _agent(state, rules, me))
             yield from _named(me, _agent_dies(state, rules, me))
             return
@@ -175,6 +178,10 @@ def steps(state: State, rules: Rules) -> Found:
         yield from _named(me, _executor_dies(state, me))
     yield from _server(state, rules)
     yield from _person(state, rules)
+
+
+def _may_be_parted(agent: Agent, rules: Rules) -> bool:
+    return rules.parts_look_and_write or (rules.repeatable_pop and agent.at in CONDITIONAL)
 
 
 def is_fair(label: str) -> bool:
@@ -247,7 +254,13 @@ def _pop(state: State, rules: Rules, task: int, worker: int) -> State | None:
 
 
 def _start(state: State, rules: Rules, task: int, worker: int) -> State | None:
-    """task_status.start: None if the table of states forbids it. A ClearML Server leaves the entry in the queue."""
+    """task_status.start: None if the table of states forbids it, or on our server what was heard since the pop. A
+    ClearML Server leaves the entry in the queue.
+    """
+    if rules.repeatable_pop and rules.looks_before_start and rules.starts_by_claim:
+        is_of_another = _in_queue(state, task) or state.tasks[task].holder not in (worker, NOBODY)
+        if state.tasks[task].status != QUEUED or is_of_another:
+            return None
     forbidden = (FAILED, "gone") if rules.looks_before_start else ("gone",)  # the mistake starts by force
     if state.tasks[task].status in forbidden:
         return None
@@ -748,6 +761,8 @@ def _settle_ended(state: State, rules: Rules, me: int, run: Run) -> Found:
     task = state.tasks[run.task]
     is_of_another = task.status == IN_PROGRESS and not _runs_here(state, rules, me, run)
     ended = run._replace(user=run.user and not rules.ends_what_is_left)
+    if task.message == STOPPING and rules.keeps_an_abort:
+        ended = ended._replace(stop=run.stop or "abort")
     state = _disk(state, home(rules, me), ended)
     if task.status in ("gone", CREATED, QUEUED) or is_of_another:
         yield "forgets it", _forget(state, rules, me)

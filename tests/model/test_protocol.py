@@ -66,7 +66,8 @@ MISTAKES = {
     "syncs_the_claim": (CLEARML, Budget(1, 0, 0), "under no claim"),
     "pops_by_name": (CLEARML, Budget(0, 1, 0), "under no claim"),
     "looks_before_start": (OURS, Budget(0, 0, 1), "a person said"),
-    "looks_before_repeated_start": (OURS, Budget(0, 1, 1), "a person said"),
+    "starts_by_claim": (OURS, Budget(0, 0, 1), "a person said"),
+    "looks_before_repeated_start": (CLEARML, Budget(0, 1, 1), "a person said"),
     "looks_for_the_entry": (CLEARML, Budget(1, 0, 2), "cannot come to an end"),
     "looks_before_report": (OURS, Budget(0, 0, 1), "a person said"),
     "tells_starts_apart": (OURS, Budget(1, 0, 2), "but its process"),
@@ -88,6 +89,13 @@ def test_without_any_one_safeguard_the_model_finds_a_fault(safeguard: str) -> No
     found = explore(begin(tasks, 2, budget), rules._replace(**{safeguard: False}))
     assert found.fault
     assert fault in found.fault
+
+
+@pytest.mark.parametrize("rules", [OURS, CLEARML], ids=["ours", "ClearML"])
+def test_between_a_look_and_the_write_that_rests_on_it_a_person_may_be_overruled(rules: Rules) -> None:
+    """A limit that we know: the API has no conditional write. Should this fail, docs/guarantees.md can say more."""
+    found = explore(begin(1, 2, Budget(1, 0, 1)), rules._replace(parts_look_and_write=True))
+    assert "a person" in found.fault
 
 
 def test_every_safeguard_of_the_model_is_taken_away_once() -> None:
