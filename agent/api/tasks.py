@@ -17,10 +17,13 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class StatusLook:
-    """What one look at a task's status showed; `message` is where the server writes "stopping"."""
+    """What one look at a task's status showed; `message` is where the server writes "stopping", `started` tells one
+    start of the task from another.
+    """
 
     status: TaskStatus
     message: str
+    started: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,22 +103,30 @@ def look_at(
 
 
 def _look_at(task_ids: Sequence[str]) -> Json:
-    return {"id": list(task_ids), "only_fields": ["id", "status", "status_message"], "search_hidden": True}
+    return {"id": list(task_ids), "only_fields": ["id", "status", "status_message", "started"], "search_hidden": True}
 
 
 def _looks(data: Json) -> dict[str, StatusLook]:
     return {
-        text(task.get("id")): StatusLook(TaskStatus(text(task.get("status"))), text(task.get("status_message")))
+        text(task.get("id")): StatusLook(
+            TaskStatus(text(task.get("status"))), text(task.get("status_message")), text(task.get("started"))
+        )
         for task in mappings(data.get("tasks"))
     }
 
 
-def started(task_id: str, *, reason: str, message: str, force: bool = False, claim: str = "") -> Call[Json]:
-    """queued, created or stopped → in_progress; 400/110 where the state machine forbids it.
+def started(task_id: str, *, reason: str, message: str, claim: str = "") -> Call[str]:
+    """queued, created or stopped → in_progress; 400/110 where the state machine forbids it. The reply is the time of
+    the start, empty where the server does not tell.
 
     With `claim` (`tasks.started.claim`) only if the pop of that claim is the last that was said of the task.
     """
-    return _transition("tasks.started", task_id, reason, message, force, **({"claim": claim} if claim else {}))
+    call = _transition("tasks.started", task_id, reason, message, force=False, **({"claim": claim} if claim else {}))
+    return Call(
+        endpoint=call.endpoint,
+        body=call.body,
+        parse=lambda data: str((data.get("fields") or {}).get("started") or ""),
+    )
 
 
 def completed(task_id: str, *, reason: str, message: str, force: bool = False) -> Call[Json]:

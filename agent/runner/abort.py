@@ -34,16 +34,16 @@ GONE_ELSEWHERE = frozenset(
 )
 
 
-def cause_in(look: StatusLook | None, *, worker: str = "") -> tuple[StopCause | None, bool]:
+def cause_in(look: StatusLook | None, *, worker: str = "", started: str = "") -> tuple[StopCause | None, bool]:
     """(why the task has to stop or None, whether one look is enough to be sure). `look` None: the task is gone.
 
-    With `worker`, a task that another agent has started meanwhile is no longer that worker's: after a long outage it
+    With `worker`, a task that has been started again since `started` is no longer that worker's: after a long outage it
     may have been reset and queued again. `completed` is no cause: scripts mark themselves completed and go on to
     upload their results.
     """
     if look is None:
         return StopCause.DELETED, False
-    if look.status in GONE_ELSEWHERE or (worker and is_of_another(look, worker)):
+    if look.status in GONE_ELSEWHERE or (worker and is_of_another(look, worker, started=started)):
         return StopCause.STATUS_CHANGED, True
     if look.status is TaskStatus.QUEUED:
         return StopCause.STATUS_CHANGED, False
@@ -66,14 +66,14 @@ class StatusBoard:
         self._news = asyncio.Event()
         self._looking: asyncio.Task[None] | None = None
 
-    async def watch_for_stop(self, task_id: str, *, worker: str = "") -> StopCause:
+    async def watch_for_stop(self, task_id: str, *, worker: str = "", started: str = "") -> StopCause:
         """Return the cause as soon as the task has to stop. Failures of looking are waited out."""
         with self._watching(task_id):
             dismissed: list[StatusLook | None] = []
             while True:
                 look = await self._next(task_id, dismissed)
-                cause, is_sure = cause_in(look, worker=worker)
-                if cause is not None and (is_sure or await self._is_confirmed(task_id, cause, worker)):
+                cause, is_sure = cause_in(look, worker=worker, started=started)
+                if cause is not None and (is_sure or await self._is_confirmed(task_id, cause, worker, started)):
                     return cause
                 dismissed = [look]
 
@@ -83,7 +83,7 @@ class StatusBoard:
             await self._news.wait()
         return self._seen[task_id]
 
-    async def _is_confirmed(self, task_id: str, cause: StopCause, worker: str) -> bool:
+    async def _is_confirmed(self, task_id: str, cause: StopCause, worker: str, started: str) -> bool:
         await asyncio.sleep(SECOND_LOOK_SECONDS)
         try:
             again = await self._api.send(tasks.look(task_id))
@@ -91,7 +91,7 @@ class StatusBoard:
             self._seen.pop(task_id, None)
             return False
         self._seen[task_id] = again
-        return cause_in(again, worker=worker)[0] is cause
+        return cause_in(again, worker=worker, started=started)[0] is cause
 
     @contextlib.contextmanager
     def _watching(self, task_id: str) -> Iterator[None]:

@@ -17,19 +17,22 @@ import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from agent.api import queues, tasks
-from agent.api.client import AsyncClient
+from agent.api.client import AsyncClient, Call, growing_pauses
 from agent.api.queues import Queue, Waiting
 from agent.api.server import Features
 from agent.errors import AgentError, ApiError, BadTask, ReplyLost, ReplyUnreadable, ServerUnreachable
 from agent.models import Outcome, Task
-from agent.runner.outcome import REFUSED, signature
+from agent.runner.outcome import REFUSED, is_of_another, is_stopping, signature
 from agent.runner.rundir import Claim, RunDirectory, Runs, about
 from agent.states import RunPhase, TaskStatus
 from agent.steps import Step, reached
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 FIRST_VERSION_WITH_NAMED_POP = (2, 21)
 UNKNOWN_QUEUE = 701
@@ -135,7 +138,7 @@ async def claim_task(
     reached(Step.POPPED)
     claim = run.advance(claim, RunPhase.CLAIMED)
     reached(Step.CLAIM_HELD)
-    return await confirm(api, run, claim)
+    return await confirm(api, source.features, run, claim)
 
 
 async def claim_unnamed(
@@ -153,7 +156,7 @@ async def claim_unnamed(
         return None
     if popped.task != waiting.task:
         run, claim = runs.create(claim_for(source, popped, claimant))
-    return await confirm(api, run, run.advance(claim, RunPhase.CLAIMED))
+    return await confirm(api, source.features, run, run.advance(claim, RunPhase.CLAIMED))
 
 
 def claim_for(source: Source, waiting: Waiting, claimant: Claimant) -> Claim:
@@ -211,12 +214,20 @@ async def is_orphan(api: AsyncClient, claim: Claim) -> bool:
     return False
 
 
+async def is_ours(api: AsyncClient, features: Features, claim: Claim) -> bool:
+    """Whether a task that we may have popped a while ago is ours, and nobody else is about to start it."""
+    if features.repeatable_pop:
+        return await is_still_ours(api, features, claim)
+    return await is_orphan(api, claim)
+
+
 async def is_still_ours(api: AsyncClient, features: Features, claim: Claim) -> bool:
     """Whether a task that we popped and did not start has stayed in our hands: nobody put it back into a queue."""
     if features.repeatable_pop:
         try:
             return await api.send_until_answered(queues.pop(Waiting(claim.task, claim.queue), claim=claim.token))
-        except ApiError:
+        except ApiError as error:
+            log.warning("queue %s: %s", claim.queue_name, error.message, extra=about(claim))
             return False
     return await _is_queued_nowhere(api, claim)
 
@@ -231,8 +242,12 @@ async def _is_queued_nowhere(api: AsyncClient, claim: Claim) -> bool:
     return not await _is_still_queued(api, claim)
 
 
-async def confirm(api: AsyncClient, run: RunDirectory, claim: Claim) -> Claimed | None:
-    """Read the popped task; it is run only if the server still says `queued`."""
+async def confirm(api: AsyncClient, features: Features, run: RunDirectory, claim: Claim) -> Claimed | None:
+    """Read the popped task; it is run only if the server still says `queued`, and not in a queue again.
+
+    Our server takes a task that starts out of its queue; elsewhere the entry would stay, and keep us from queueing the
+    task again.
+    """
     try:
         task = await _read_popped(api, claim)
     except (BadTask, ReplyUnreadable) as error:
@@ -243,6 +258,10 @@ async def confirm(api: AsyncClient, run: RunDirectory, claim: Claim) -> Claimed 
         return None
     if task.status is not TaskStatus.QUEUED:
         log.info("task %s is %s, not queued: left alone", claim.task, task.status.value, extra=about(claim))
+        run.remove()
+        return None
+    if not features.repeatable_pop and await _is_still_queued(api, claim):
+        log.info("task %s has been queued again: left alone", claim.task, extra=about(claim))
         run.remove()
         return None
     run.write_task(task)
@@ -278,22 +297,42 @@ async def _refused(api: AsyncClient, run: RunDirectory, claim: Claim, error: Age
     return Claimed(run=run, claim=claim, task=Task(id=claim.task, status=look.status), is_refused=True)
 
 
-async def give_back(api: AsyncClient, run: RunDirectory, claim: Claim, *, reason: str, force: bool = False) -> None:
+async def give_back(
+    api: AsyncClient, features: Features, run: RunDirectory, claim: Claim, *, reason: str, force: bool = False
+) -> None:
     """Put a task that never started back to the front of its queue, and forget the run."""
-    await put_back(api, claim, reason=reason, force=force)
+    await put_back(api, features, claim, reason=reason, force=force)
     run.remove()
 
 
-async def put_back(api: AsyncClient, claim: Claim, *, reason: str, force: bool = False) -> None:
-    """Queue a task that is ours again, first in the queue it came from.
+async def put_back(api: AsyncClient, features: Features, claim: Claim, *, reason: str, force: bool = False) -> None:
+    """Queue a task that is ours again, first in the queue it came from; by `force` if it is in progress.
+
+    An attempt whose fate is not known is not simply repeated: if it was successful, another agent may run the task by
+    now, and a repeat would queue it a second time.
+    """
+    reached(Step.GIVING_BACK)
+    pauses = growing_pauses()
+    while not await _try_to_queue(api, claim, reason=reason, force=force):
+        await asyncio.sleep(next(pauses))
+        if not await _is_still_to_be_queued(api, features, claim, force=force):
+            break
+    reached(Step.GIVEN_BACK)
+    with contextlib.suppress(ApiError):
+        await api.send_until_answered(queues.move_to_front(claim.queue, claim.task))
+    reached(Step.MOVED_TO_FRONT)
+
+
+async def _try_to_queue(api: AsyncClient, claim: Claim, *, reason: str, force: bool) -> bool:
+    """Whether the server has decided about it.
 
     If the queue has been deleted meanwhile, the task is stopped: `queued` in no queue, nobody would ever look at it.
     """
-    reached(Step.GIVING_BACK)
+    enqueue = tasks.enqueue(claim.task, claim.queue, reason=reason, force=force)
     try:
-        await api.send_until_answered(tasks.enqueue(claim.task, claim.queue, reason=reason, force=force))
+        return await reply_to(api, enqueue, about_claim=claim) is not None
     except ApiError as error:
-        if not error.is_(400, ALREADY_IN_QUEUE):  # the reply to a first attempt was lost
+        if not error.is_(400, ALREADY_IN_QUEUE):
             log.warning(
                 "task %s could not be put back into queue %s: %s",
                 claim.task,
@@ -301,17 +340,47 @@ async def put_back(api: AsyncClient, claim: Claim, *, reason: str, force: bool =
                 error.message,
                 extra=about(claim),
             )
-        if error.is_(400, UNKNOWN_QUEUE):
-            await _stop_homeless(api, claim)
-    reached(Step.GIVEN_BACK)
-    with contextlib.suppress(ApiError):
-        await api.send_until_answered(queues.move_to_front(claim.queue, claim.task))
-    reached(Step.MOVED_TO_FRONT)
+        return not error.is_(400, UNKNOWN_QUEUE) or await _try_to_stop(api, claim, f"queue {claim.queue_name} is gone")
 
 
-async def _stop_homeless(api: AsyncClient, claim: Claim) -> None:
-    reason = f"queue {claim.queue_name} is gone"
+async def _try_to_stop(api: AsyncClient, claim: Claim, reason: str) -> bool:
+    """Whether the server has decided about it."""
+    stopped = tasks.stopped(claim.task, reason=reason, message=signature(claim.worker))
     try:
-        await api.send_until_answered(tasks.stopped(claim.task, reason=reason, message=signature(claim.worker)))
+        return await reply_to(api, stopped, about_claim=claim) is not None
     except ApiError as error:
         log.warning("%s", error.message, extra=about(claim))
+        return True
+
+
+async def _is_still_to_be_queued(api: AsyncClient, features: Features, claim: Claim, *, force: bool) -> bool:
+    if not force:
+        return await is_ours(api, features, claim)
+    look = await api.send_until_answered(tasks.look(claim.task))
+    if look is None or look.status is not TaskStatus.IN_PROGRESS:
+        return False
+    if is_stopping(look):
+        await confirm_stop(api, claim)
+        return False
+    return not is_of_another(look, claim.worker, started=claim.started)
+
+
+async def confirm_stop(api: AsyncClient, claim: Claim) -> None:
+    """Write `stopped` for a task that a person wants to end and that does not run here (any more)."""
+    for pause in growing_pauses():
+        look = await api.send_until_answered(tasks.look(claim.task))
+        if look is None or not is_stopping(look) or await _try_to_stop(api, claim, "task was stopped by tasks.stop"):
+            return
+        await asyncio.sleep(pause)
+
+
+async def reply_to(api: AsyncClient, call: Call[T], *, about_claim: Claim) -> T | None:
+    """Send a call once; None if it is not known whether the server acted on it. Raises refusals."""
+    try:
+        return await api.send(call)
+    except ServerUnreachable as error:
+        log.info("%s of task %s: %s", call.endpoint, about_claim.task, error.message, extra=about(about_claim))
+    except ApiError as error:
+        if not error.is_server_fault:
+            raise
+    return None

@@ -18,15 +18,15 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from agent.api import tasks
-from agent.api.client import AsyncClient, Call, growing_pauses
+from agent.api.client import AsyncClient, growing_pauses
 from agent.api.server import Features
 from agent.api.tasks import StatusLook
 from agent.config.schema import Settings
-from agent.errors import AgentError, ApiError, ServerUnreachable
-from agent.models import ExecutorSetup, Json, Task
+from agent.errors import AgentError, ApiError
+from agent.models import ExecutorSetup, Task
 from agent.runner import retry
-from agent.runner.abort import StatusBoard, cause_in, wait_for_abort_callback
-from agent.runner.claim import Claimed, is_still_ours, put_back
+from agent.runner.abort import StatusBoard, wait_for_abort_callback
+from agent.runner.claim import Claimed, confirm_stop, is_still_ours, put_back, reply_to
 from agent.runner.console import Console
 from agent.runner.log_stream import LogStream
 from agent.runner.machine import MachineSampler
@@ -35,7 +35,9 @@ from agent.runner.outcome import (
     Verdict,
     cause_of,
     final_call,
+    in_view_of,
     is_of_another,
+    is_stopping,
     signature,
     stopped_by,
     verdict_for,
@@ -154,50 +156,52 @@ async def launch(context: RunContext, claimed: Claimed) -> Running | None:
 
 
 async def start_on_server(context: RunContext, claimed: Claimed) -> Claim | None:
-    """queued → in_progress, once and not by force; None if the server does not want that any more.
-
-    A call whose fate is not known is not simply repeated: meanwhile the task may have been aborted (a repeat would
-    overwrite that), or given to another agent because nothing was heard of it. Where the server can compare, it does:
-    elsewhere an abort in the moment between our look and this call is overruled.
-    """
-    task = claimed.claim.task
-    claim = claimed.claim.token if context.features.claimed_start and claimed.claim.queue else ""
-    started = tasks.started(task, reason="worker started execution", message=signature(context.worker), claim=claim)
+    """queued → in_progress, once and not by force; None if the server does not want that any more."""
     try:
-        pauses = growing_pauses()
-        while not await _took_effect(context, claimed.claim, started):
-            await asyncio.sleep(next(pauses))
-            look = await context.api.send_until_answered(tasks.look(task))
-            if _has_started(context, claimed.claim, look):
-                break
-            if not await _may_start(context, claimed.claim, look):
-                raise ApiError("tasks.started", 400, 110, f"it is {look.status.value if look else 'gone'} by now")
+        started = await _start_once(context, claimed.claim)
     except ApiError as error:
-        log.info("task %s was not started: %s", task, error.message, extra=about(claimed.claim))
+        log.info("task %s was not started: %s", claimed.claim.task, error.message, extra=about(claimed.claim))
         claimed.run.remove()
         return None
     reached(Step.START_TOLD)
-    started_claim = claimed.run.advance(claimed.claim, RunPhase.STARTED)
+    claim = claimed.run.advance(replace(claimed.claim, started=started), RunPhase.STARTED)
     reached(Step.START_WRITTEN)
-    return started_claim
+    return claim
 
 
-async def _took_effect(context: RunContext, claim: Claim, call: Call[Json]) -> bool:
-    """Send a call once; False if it is not known whether the server acted on it. Raises refusals."""
-    try:
-        await context.api.send(call)
-    except ServerUnreachable as error:
-        log.info("%s of task %s: %s", call.endpoint, claim.task, error.message, extra=about(claim))
-        return False
-    except ApiError as error:
-        if not error.is_server_fault:
-            raise
-        return False
-    return True
+async def _start_once(context: RunContext, claim: Claim) -> str:
+    """The server's time of the start. Raises what forbids it.
+
+    A call whose fate is not known is not simply repeated: meanwhile the task may have been aborted (a repeat would
+    overwrite that), or given to another agent because nothing was heard of it. Where the server can compare, it does:
+    elsewhere an abort in the moment between our look and this call is overruled. The word "stopping" hides whose start
+    was seen, so nobody begins with a task that is to end.
+    """
+    token = claim.token if context.features.claimed_start and claim.queue else ""
+    worker = signature(context.worker)
+    call = tasks.started(claim.task, reason="worker started execution", message=worker, claim=token)
+    pauses = growing_pauses()
+    while (started := await reply_to(context.api, call, about_claim=claim)) is None:
+        await asyncio.sleep(next(pauses))
+        look = await context.api.send_until_answered(tasks.look(claim.task))
+        if claim.queue and look is not None and is_stopping(look):
+            await confirm_stop(context.api, claim)
+            raise ApiError(call.endpoint, 400, 110, "a person wants it to end")
+        if look is not None and _has_started(context, claim, look):
+            return look.started
+        if not await _may_start(context, claim, look):
+            raise ApiError(call.endpoint, 400, 110, f"it is {look.status.value if look else 'gone'} by now")
+    return started or await _when_it_started(context, claim)
 
 
-def _has_started(context: RunContext, claim: Claim, look: StatusLook | None) -> bool:
-    if look is None or look.status is not TaskStatus.IN_PROGRESS or is_of_another(look, context.worker):
+async def _when_it_started(context: RunContext, claim: Claim) -> str:
+    """A ClearML Server does not tell in its reply."""
+    look = await context.api.send_until_answered(tasks.look(claim.task))
+    return look.started if look is not None else ""
+
+
+def _has_started(context: RunContext, claim: Claim, look: StatusLook) -> bool:
+    if look.status is not TaskStatus.IN_PROGRESS or is_of_another(look, context.worker):
         return False
     return bool(claim.queue or look.message)  # what came from no queue may have been in progress before
 
@@ -304,7 +308,8 @@ async def _wait_before_retry(context: RunContext, run: RunDirectory, claim: Clai
     """Let the delay go by, in the slot of the run. Who ends the task meanwhile has the last word."""
     since_ms = number((run.read("verdict") or {}).get("at_ms")) or 0.0
     left = min(verdict.delay_seconds, since_ms / 1000 + verdict.delay_seconds - time.time())
-    watching = context.board.watch_for_stop(claim.task, worker=context.worker if context.is_exclusive else "")
+    worker = context.worker if context.is_exclusive else ""
+    watching = context.board.watch_for_stop(claim.task, worker=worker, started=claim.started)
     async with (
         _beside(_keep_alive(context, claim)),
         _beside(watching) as seen,
@@ -323,34 +328,53 @@ async def _wait_before_retry(context: RunContext, run: RunDirectory, claim: Clai
 
 async def report(context: RunContext, claim: Claim, verdict: Verdict) -> None:
     """Write the final status, however long it takes; a status that somebody else wrote meanwhile stands."""
-    if verdict.status is TaskStatus.QUEUED:
-        verdict = await _queue_again(context, claim, verdict)
-    if verdict.status not in (None, TaskStatus.QUEUED):
-        call = final_call(claim.task, verdict, worker=context.worker)
+    if verdict.status is not None:
         try:
-            pauses = growing_pauses()
-            while await _awaits_our_status(context, claim) and not await _took_effect(context, claim, call):
-                await asyncio.sleep(next(pauses))
+            await _report_until_told(context, claim, verdict)
         except ApiError as error:
             log.error("the final status of task %s was refused: %s", claim.task, error.message, extra=about(claim))
     await context.announce(None, None)
 
 
-async def _queue_again(context: RunContext, claim: Claim, verdict: Verdict) -> Verdict:
-    """Put a task back into its queue; returns what is to be reported instead, where it is not to be there any more.
+async def _report_until_told(context: RunContext, claim: Claim, verdict: Verdict) -> None:
+    for pause in growing_pauses():
+        look = await context.api.send_until_answered(tasks.look(claim.task))
+        if look is None or not _awaits_our_status(context, claim, look):
+            log.info(
+                "task %s is %s by now, and not by us: its status stands",
+                claim.task,
+                look.status.value if look else "gone",
+                extra=about(claim),
+            )
+            return
+        if await _tell(context, claim, in_view_of(look, verdict, started=claim.started)):
+            return
+        await asyncio.sleep(pause)
+
+
+async def _tell(context: RunContext, claim: Claim, verdict: Verdict) -> bool:
+    """False if it is not known whether the server has heard it."""
+    if verdict.status is TaskStatus.QUEUED:
+        return await _queue_again(context, claim, verdict)
+    call = final_call(claim.task, verdict, worker=context.worker)
+    return await reply_to(context.api, call, about_claim=claim) is not None
+
+
+async def _queue_again(context: RunContext, claim: Claim, verdict: Verdict) -> bool:
+    """Put a task back into its queue; False if that is to be looked at again.
 
     A retry is counted on the server before, by its number, so that an agent that dies in between counts it once.
     """
-    if not await _awaits_our_status(context, claim):
-        return verdict
-    if verdict.retry and (refusal := await _count(context, claim, verdict.retry)):
-        log.error("task %s is not retried: %s", claim.task, refusal, extra=about(claim))
-        return replace(verdict, status=TaskStatus.FAILED, reason=f"{verdict.reason}; the retry cannot be counted")
-    look = await context.api.send_until_answered(tasks.look(claim.task))
-    if cause_in(look)[0] is StopCause.ABORT:
-        return stopped_by(StopCause.ABORT)
-    await put_back(context.api, claim, reason=verdict.reason, force=True)
-    return verdict
+    if verdict.retry:
+        if refusal := await _count(context, claim, verdict.retry):
+            log.error("task %s is not retried: %s", claim.task, refusal, extra=about(claim))
+            reason = f"{verdict.reason}; the retry cannot be counted"
+            return await _tell(context, claim, replace(verdict, status=TaskStatus.FAILED, reason=reason))
+        look = await context.api.send_until_answered(tasks.look(claim.task))
+        if look is None or is_stopping(look) or not _awaits_our_status(context, claim, look):
+            return False
+    await put_back(context.api, context.features, claim, reason=verdict.reason, force=True)
+    return True
 
 
 async def _count(context: RunContext, claim: Claim, number: int) -> str:
@@ -364,23 +388,14 @@ async def _count(context: RunContext, claim: Claim, number: int) -> str:
     return ""
 
 
-async def _awaits_our_status(context: RunContext, claim: Claim) -> bool:
+def _awaits_our_status(context: RunContext, claim: Claim, look: StatusLook) -> bool:
     """Whether the server still takes the task to be running here.
 
     The table of the states alone would let us turn a task that was stopped, or queued again, into a completed one.
     """
-    look = await context.api.send_until_answered(tasks.look(claim.task))
-    if look is not None and look.status is TaskStatus.IN_PROGRESS and not is_of_another(look, context.worker):
-        return True
-    if look is not None and look.status is TaskStatus.STOPPED and NON_RESPONSIVE in look.message:
-        return True
-    log.info(
-        "task %s is %s by now, and not by us: its status stands",
-        claim.task,
-        look.status.value if look else "gone",
-        extra=about(claim),
-    )
-    return False
+    if look.status is TaskStatus.IN_PROGRESS:
+        return not is_of_another(look, context.worker, started=claim.started)
+    return look.status is TaskStatus.STOPPED and NON_RESPONSIVE in look.message
 
 
 async def _end_when_asked(context: RunContext, run: RunDirectory, claim: Claim, handle: Handle) -> None:
@@ -403,7 +418,8 @@ async def _end_when_asked(context: RunContext, run: RunDirectory, claim: Claim, 
 
 
 async def _first_cause(context: RunContext, claim: Claim) -> StopCause:
-    watching = context.board.watch_for_stop(claim.task, worker=context.worker if context.is_exclusive else "")
+    worker = context.worker if context.is_exclusive else ""
+    watching = context.board.watch_for_stop(claim.task, worker=worker, started=claim.started)
     async with (
         _beside(watching) as seen,
         _beside(context.closing(claim)) as closed,

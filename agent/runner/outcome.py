@@ -228,13 +228,28 @@ def signature(worker: str) -> str:
     return f"{SIGNATURE}{worker}"
 
 
-def is_of_another(look: StatusLook, worker: str) -> bool:
-    """Whether another agent has started the task since we did: the start is signed, and the last one stands."""
-    return (
-        look.status is TaskStatus.IN_PROGRESS
-        and look.message.startswith(SIGNATURE)
-        and look.message != signature(worker)
-    )
+def is_of_another(look: StatusLook, worker: str, *, started: str = "") -> bool:
+    """Whether the task has been started again since we did, at `started`: the start is signed, and the last one stands.
+
+    A service that is reset and queued again comes back to the same worker; only the time tells that start from ours.
+    """
+    if look.status is not TaskStatus.IN_PROGRESS or not look.message.startswith(SIGNATURE):
+        return False
+    return look.message != signature(worker) or is_later_start(look, started)
+
+
+def is_later_start(look: StatusLook, started: str) -> bool:
+    """Whether a look shows another start than the one at `started`, as far as both are known."""
+    return bool(started and look.started) and look.started != started
+
+
+def in_view_of(look: StatusLook, verdict: Verdict, *, started: str) -> Verdict:
+    """The verdict to write over what was seen. The word "stopping" hides who runs a task: if that is not this run of
+    ours, or if ours is to be queued again, what the person wants is all that can be said.
+    """
+    if is_stopping(look) and (verdict.status is TaskStatus.QUEUED or is_later_start(look, started)):
+        return stopped_by(StopCause.ABORT)
+    return verdict
 
 
 def is_stopping(look: StatusLook) -> bool:

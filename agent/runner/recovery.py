@@ -30,7 +30,6 @@ from agent.api.tasks import StatusLook
 from agent.errors import ApiError
 from agent.models import Task
 from agent.runner import claim as claiming
-from agent.runner.claim import Source
 from agent.runner.lifecycle import GoneHandle, RunContext, Running
 from agent.runner.outcome import SIGNATURE, StopCause, is_of_another, is_stopping, signature
 from agent.runner.rundir import Claim, RunDirectory, Runs, about
@@ -43,7 +42,6 @@ log = logging.getLogger(__name__)
 
 async def recover(
     context_for: Callable[[Claim], RunContext],
-    source: Source,
     runs: Runs,
     *,
     agent: str,
@@ -58,7 +56,7 @@ async def recover(
             await _settle_unreadable(context_for, runs, run, agent)
     unfinished: list[Running] = []
     for run, claim in runs.of_agent(agent):
-        if run.path not in under_way and (found := await _settle(context_for(claim), source, run, claim)) is not None:
+        if run.path not in under_way and (found := await _settle(context_for(claim), run, claim)) is not None:
             unfinished.append(found)
     return sorted(unfinished, key=lambda one: not isinstance(one.handle, GoneHandle))
 
@@ -138,18 +136,15 @@ async def _queue_again(context: RunContext, claim: Claim) -> None:
         return
     lost = replace(claim, queue=place.queue, queue_name=place.queue)
     if place.queue and await claiming.is_orphan(context.api, lost):
-        await claiming.put_back(context.api, lost, reason="given back by a restarted agent")
+        await claiming.put_back(context.api, context.features, lost, reason="given back by a restarted agent")
 
 
-async def _settle(context: RunContext, source: Source, run: RunDirectory, claim: Claim) -> Running | None:
+async def _settle(context: RunContext, run: RunDirectory, claim: Claim) -> Running | None:
     log.info("found run %s in phase %s", run.path.name, claim.phase.value, extra=about(claim, "recover"))
     reached(Step.FOUND)
     match claim.phase:
         case RunPhase.CLAIMING:
-            if await _was_popped(context, source, claim):
-                await claiming.give_back(context.api, run, claim, reason="given back by a restarted agent")
-            else:
-                run.remove()
+            await _give_back_if_ours(context, run, claim)
         case RunPhase.CLAIMED:
             return await _settle_claimed(context, run, claim)
         case RunPhase.STARTED:
@@ -177,7 +172,7 @@ async def _settle_started(context: RunContext, run: RunDirectory, claim: Claim) 
 
 async def _settle_ended(context: RunContext, run: RunDirectory, claim: Claim) -> Running | None:
     look = await _look(context, claim)
-    if not _is_our_run(look, context.worker):
+    if not _is_our_run(look, context.worker, claim):
         log.warning("task %s has begun anew since: its former run is not reported", claim.task, extra=about(claim))
         await asyncio.to_thread(run.remove)
         return None
@@ -190,10 +185,10 @@ def _ended(run: RunDirectory, claim: Claim) -> Running:
     return Running(run=run, claim=claim, task=run.read_task() or Task(id=claim.task), handle=GoneHandle())
 
 
-def _is_our_run(look: StatusLook | None, worker: str) -> bool:
+def _is_our_run(look: StatusLook | None, worker: str, claim: Claim) -> bool:
     if look is None or look.status in (TaskStatus.CREATED, TaskStatus.QUEUED):
         return False
-    return not is_of_another(look, worker)
+    return not is_of_another(look, worker, started=claim.started)
 
 
 async def _look(context: RunContext, claim: Claim) -> StatusLook | None:
@@ -204,24 +199,23 @@ async def _look(context: RunContext, claim: Claim) -> StatusLook | None:
         return None
 
 
-async def _was_popped(context: RunContext, source: Source, claim: Claim) -> bool:
-    if source.features.repeatable_pop:
-        try:
-            return await claiming.pop_for(context.api, source, claim)
-        except ApiError as error:
-            log.warning("queue %s: %s", claim.queue_name, error.message)
-            return False
-    return await claiming.is_orphan(context.api, claim)
+async def _give_back_if_ours(context: RunContext, run: RunDirectory, claim: Claim) -> None:
+    if await claiming.is_ours(context.api, context.features, claim):
+        await _give_back(context, run, claim)
+    else:
+        run.remove()
+
+
+async def _give_back(context: RunContext, run: RunDirectory, claim: Claim, *, force: bool = False) -> None:
+    reason = "given back by a restarted agent"
+    await claiming.give_back(context.api, context.features, run, claim, reason=reason, force=force)
 
 
 async def _settle_claimed(context: RunContext, run: RunDirectory, claim: Claim) -> Running | None:
     look = await _look(context, claim)
     if look is None or look.status is not TaskStatus.QUEUED:  # perhaps `started` was sent and its phase not written
         return await _settle_unlaunched(context, run, claim, look)
-    if await claiming.is_still_ours(context.api, context.features, claim):
-        await claiming.give_back(context.api, run, claim, reason="given back by a restarted agent")
-    else:
-        run.remove()
+    await _give_back_if_ours(context, run, claim)
     return None
 
 
@@ -232,12 +226,18 @@ async def _settle_unlaunched(
     if look is not None and is_stopping(look):
         run.request_stop(StopCause.ABORT.value)
         return _ended(run, claim)
-    if look == StatusLook(TaskStatus.IN_PROGRESS, signature(context.worker)):
+    if _is_start_of_ours(look, context.worker, claim):
         log.warning("task %s was started but never launched: given back", claim.task, extra=about(claim, "give_back"))
-        await claiming.give_back(context.api, run, claim, reason="given back by a restarted agent", force=True)
+        await _give_back(context, run, claim, force=True)
     else:
         run.remove()
     return None
+
+
+def _is_start_of_ours(look: StatusLook | None, worker: str, claim: Claim) -> bool:
+    if look is None or look.status is not TaskStatus.IN_PROGRESS or look.message != signature(worker):
+        return False
+    return not is_of_another(look, worker, started=claim.started)
 
 
 async def end_left_behind(runtime: Runtime, runs: Runs, *, agent: str, grace_seconds: float) -> None:

@@ -52,7 +52,8 @@ class Claim:
     """Our hold on one task: the content of `claim.json`. `token` makes a repeated pop harmless.
 
     `worker` is who runs it (with services mode and dynamic GPUs a sub-worker), `agent` the worker id of the daemon that
-    sees it through, `devices` the GPUs it was given of those that its agent has.
+    sees it through, `devices` the GPUs it was given of those that its agent has. `started` is when the server says that
+    this run began, from the phase `started` on.
     """
 
     task: str
@@ -65,6 +66,7 @@ class Claim:
     claimed_at_ms: int
     agent: str = ""
     devices: tuple[str, ...] = ()
+    started: str = ""
     version: int = VERSION
 
     @classmethod

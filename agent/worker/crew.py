@@ -138,9 +138,7 @@ class Crew:
     async def _recover(self) -> None:
         shift = self._shift
         with self.undivided():
-            found = await recovery.recover(
-                self._context_for, shift.listening.source, shift.runs, agent=shift.agent, under_way=self._members
-            )
+            found = await recovery.recover(self._context_for, shift.runs, agent=shift.agent, under_way=self._members)
         for running in found:
             self._begin(shift.slots.adopt(running.claim), running)
 
@@ -219,7 +217,9 @@ class Crew:
             if claimed is None:
                 await unless(asyncio.sleep(AFTER_A_MISS_SECONDS), shift.stop.no_more)
             elif shift.stop.no_more.is_set():
-                await give_back(shift.api, claimed.run, claimed.claim, reason="given back by an agent that leaves")
+                reason = "given back by an agent that leaves"
+                features = shift.listening.source.features
+                await give_back(shift.api, features, claimed.run, claimed.claim, reason=reason)
             else:
                 running = await launch(self._context_in(slot), claimed)
                 if running is not None:

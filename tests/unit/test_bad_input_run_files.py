@@ -89,7 +89,7 @@ def _recover(
     context = _context(api)
 
     async def scenario() -> list[Running]:
-        return await asyncio.wait_for(recover(lambda claim: context, SOURCE, Runs(root), agent="w"), 30)
+        return await asyncio.wait_for(recover(lambda claim: context, Runs(root), agent="w"), 30)
 
     return asyncio.run(scenario()), client
 

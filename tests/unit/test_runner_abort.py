@@ -40,5 +40,12 @@ def test_a_task_that_another_agent_has_started_is_no_longer_ours() -> None:
     assert cause_in(look) == (None, True)
 
 
+def test_a_later_start_by_the_same_worker_ends_the_run_before_it() -> None:
+    look = StatusLook(TaskStatus.IN_PROGRESS, "Changed by clearml-agent w", started="later")
+    assert cause_in(look, worker="w", started="before") == (StopCause.STATUS_CHANGED, True)
+    assert cause_in(look, worker="w", started="later") == (None, True)
+    assert cause_in(look, worker="w") == (None, True)
+
+
 def test_the_same_word_in_another_state_is_no_abort() -> None:
     assert cause_in(StatusLook(TaskStatus.COMPLETED, "stopping"))[0] is None

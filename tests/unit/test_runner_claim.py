@@ -11,7 +11,7 @@ from support.fake_api import FakeClient, fake_api
 
 from agent.api.queues import Queue, Waiting
 from agent.api.server import Features
-from agent.errors import ApiError, ReplyLost
+from agent.errors import ApiError, ReplyLost, ServerUnreachable
 from agent.runner import claim as claiming
 from agent.runner.claim import Claimant, Claimed, Source, claim_task, claim_unnamed, first_waiting
 from agent.runner.rundir import RunDirectory, Runs
@@ -116,6 +116,20 @@ def test_a_task_that_is_no_longer_queued_is_left_alone(tmp_path: Path, status: s
     assert list(Runs(tmp_path)) == []
 
 
+def test_a_task_that_was_queued_again_since_it_was_popped_is_left_to_whoever_pops_it(tmp_path: Path) -> None:
+    """A ClearML Server would leave it in the queue when it starts, where it would stand for good."""
+    server = QueueServer()
+
+    def pop(body: dict[str, Any]) -> dict[str, Any]:
+        reply = server.pop(body)
+        server.entries.append("t1")
+        return reply
+
+    api, _ = fake_api(**{**server.handlers(), "queues__get_next_task": pop})
+    assert asyncio.run(claim_task(api, PLAIN, Runs(tmp_path), Waiting("t1", "q1"), claimant=ME)) is None
+    assert list(Runs(tmp_path)) == []
+
+
 def test_a_second_attempt_gets_its_own_directory(tmp_path: Path) -> None:
     first, _ = _claim(QueueServer(), OURS, tmp_path)
     second, _ = _claim(QueueServer(), OURS, tmp_path)
@@ -124,10 +138,11 @@ def test_a_second_attempt_gets_its_own_directory(tmp_path: Path) -> None:
     assert [first.run.path.name, second.run.path.name] == ["t1.1", "t1.2"]
 
 
-def _give_back(**handlers: Any) -> FakeClient:
+def _give_back(*, force: bool = False, **handlers: Any) -> FakeClient:
     api, client = fake_api(**handlers)
     claim = claiming.claim_for(OURS, Waiting("t1", "q1"), ME)
-    asyncio.run(claiming.give_back(api, RunDirectory(Path("/nonexistent/t1.1")), claim, reason="test"))
+    run = RunDirectory(Path("/nonexistent/t1.1"))
+    asyncio.run(claiming.give_back(api, OURS.features, run, claim, reason="test", force=force))
     return client
 
 
@@ -149,6 +164,56 @@ def test_a_task_that_is_back_in_its_queue_already_still_goes_to_the_front() -> N
     assert client.sent("queues.move_task_to_front") == [{"queue": "q1", "task": "t1"}]
 
 
+def _lost(_: Any) -> dict[str, Any]:
+    raise ReplyLost("timed out")
+
+
+@pytest.mark.parametrize("force", [False, True], ids=["claimed", "started"])
+def test_a_task_that_another_agent_runs_since_it_was_given_back_is_not_queued_again(force: bool) -> None:
+    """The reply was lost, not the request: a repeat by force would have the task run twice."""
+    theirs = {"id": "t1", "status": "in_progress", "status_message": "Changed by clearml-agent other"}
+    client = _give_back(
+        force=force,
+        tasks__enqueue=_lost,
+        tasks__get_all=lambda _: {"tasks": [theirs]},
+        queues__get_next_task=lambda _: {},
+        queues__move_task_to_front=lambda _: {},
+    )
+    assert len(client.sent("tasks.enqueue")) == 1
+
+
+@pytest.mark.parametrize("force", [False, True], ids=["claimed", "started"])
+def test_giving_back_is_tried_until_the_server_has_decided(force: bool) -> None:
+    replies = [ServerUnreachable("refused"), ReplyLost("timed out")]
+
+    def enqueue(_: Any) -> dict[str, Any]:
+        if replies:
+            raise replies.pop()
+        return {}
+
+    ours = {"id": "t1", "status": "in_progress", "status_message": f"Changed by clearml-agent {ME.worker}"}
+    client = _give_back(
+        force=force,
+        tasks__enqueue=enqueue,
+        tasks__get_all=lambda _: {"tasks": [ours]},
+        queues__get_next_task=lambda _: {"entry": {"task": "t1"}},
+        queues__move_task_to_front=lambda _: {},
+    )
+    assert len(client.sent("tasks.enqueue")) == 3
+
+
+def test_an_abort_that_comes_while_a_task_is_given_back_is_confirmed() -> None:
+    looks = [{"id": "t1", "status": "in_progress", "status_message": "stopping"}] * 2
+    client = _give_back(
+        force=True,
+        tasks__enqueue=_lost,
+        tasks__get_all=lambda _: {"tasks": looks},
+        tasks__stopped=lambda _: {},
+        queues__move_task_to_front=lambda _: {},
+    )
+    assert (len(client.sent("tasks.enqueue")), len(client.sent("tasks.stopped"))) == (1, 1)
+
+
 def test_a_task_that_was_put_into_another_queue_meanwhile_is_nobodys_orphan() -> None:
     api, _ = fake_api(
         tasks__get_by_id=lambda _: {"task": {"id": "t1", "status": "queued", "execution": {"queue": "q2"}}},
@@ -165,6 +230,7 @@ def test_a_plain_pop_may_give_another_task_than_the_one_seen(
     api, _ = fake_api(
         queues__get_next_task=lambda _: {"entry": {"task": popped}} if popped else {},
         tasks__get_by_id=lambda body: {"task": {"id": body["task"], "status": "queued"}},
+        queues__get_by_id=lambda _: {"queue": {"entries": []}},
     )
     claimed = asyncio.run(claim_unnamed(api, PLAIN, Runs(tmp_path), Waiting("t1", "q1"), claimant=ME))
     assert (claimed.task.id if claimed else None) == popped

@@ -43,8 +43,9 @@ class TaskServer:
         faults: tuple[tuple[str, Exception], ...] = (),
         meanwhile: tuple[str, str] | None = None,
         is_leased_to_us: bool = True,
+        started: str = "",
     ) -> None:
-        self.status, self.message = status, message
+        self.status, self.message, self.started = status, message, started
         self.faults = list(faults)
         self.meanwhile = meanwhile
         self.is_leased_to_us = is_leased_to_us
@@ -69,7 +70,7 @@ class TaskServer:
             "tasks__stopped": self.change("stopped"),
             "tasks__failed": self.change("failed"),
             "tasks__get_all": lambda _: {
-                "tasks": [{"id": "t1", "status": self.status, "status_message": self.message}]
+                "tasks": [{"id": "t1", "status": self.status, "status_message": self.message, "started": self.started}]
             },
             "tasks__get_by_id": lambda _: {"task": {"id": "t1", "status": self.status}},
             "tasks__set_requirements": lambda _: {},
@@ -149,11 +150,19 @@ def test_a_start_whose_reply_was_lost_is_not_repeated(tmp_path: Path, fault: tup
     assert calls == 1
 
 
-def test_an_abort_that_comes_while_the_reply_to_the_start_is_lost_is_not_overwritten(tmp_path: Path) -> None:
+def test_a_task_that_is_aborted_while_the_reply_to_its_start_is_lost_is_stopped_not_run(tmp_path: Path) -> None:
+    """The word hides whose start it was: another agent may run the task."""
     server = TaskServer(faults=(LOST,), meanwhile=("in_progress", "stopping"))
     claim, calls = _start(server, tmp_path)
-    assert (claim is not None, calls) == (True, 1)
-    assert server.message == "stopping"
+    assert (claim, calls) == (None, 1)
+    assert server.status == "stopped"
+    assert list(Runs(tmp_path)) == []
+
+
+def test_a_claim_knows_when_its_run_was_started(tmp_path: Path) -> None:
+    claim, _ = _start(TaskServer(started="2026-01-01T10:00:00"), tmp_path)
+    assert claim is not None
+    assert claim.started == "2026-01-01T10:00:00"
 
 
 @pytest.mark.parametrize("status", ["stopped", "created"])
@@ -179,10 +188,10 @@ def test_a_start_is_tried_until_the_server_is_back(tmp_path: Path) -> None:
 DONE = Verdict(status=TaskStatus.COMPLETED, reason="worker execution done", notice="done", exit_code=0)
 
 
-def _report(server: TaskServer, root: Path) -> int:
+def _report(server: TaskServer, root: Path, *, verdict: Verdict = DONE, started: str = "") -> int:
     async def scenario() -> int:
         context, client = _context(server)
-        await report(context, _claimed(root).claim, DONE)
+        await report(context, replace(_claimed(root).claim, started=started), verdict)
         return len(client.sent("tasks.completed"))
 
     return asyncio.run(scenario())
@@ -213,6 +222,26 @@ def test_a_task_that_the_watchdog_took_for_dead_gets_its_real_end(tmp_path: Path
     server = TaskServer("stopped", "Forced stop (non-responsive)")
     assert _report(server, tmp_path) == 1
     assert server.status == "completed"
+
+
+def test_a_later_start_by_the_same_worker_is_not_ended_by_the_report_of_the_one_before(tmp_path: Path) -> None:
+    """A service that was reset and queued again while its host was away comes back to the same sub-worker."""
+    server = TaskServer("in_progress", OURS, started="later")
+    assert _report(server, tmp_path, started="before") == 0
+    assert server.status == "in_progress"
+
+
+def test_an_abort_of_a_later_start_is_confirmed_not_turned_into_the_end_of_the_one_before(tmp_path: Path) -> None:
+    server = TaskServer("in_progress", "stopping", started="later")
+    assert _report(server, tmp_path, started="before") == 0
+    assert server.status == "stopped"
+
+
+def test_a_task_that_is_aborted_is_not_queued_again_because_the_hours_are_over(tmp_path: Path) -> None:
+    server = TaskServer("in_progress", "stopping")
+    again = Verdict(status=TaskStatus.QUEUED, reason="hours", notice="queued again", exit_code=254)
+    _report(server, tmp_path, verdict=again)
+    assert server.status == "stopped"
 
 
 def test_an_abort_that_reaches_a_task_at_its_end_does_not_keep_it_from_completed(tmp_path: Path) -> None:

@@ -77,7 +77,7 @@ def _recover(
             sampler=MachineSampler(),
             announce=announce,
         )
-        return await recover(lambda claim: context, SOURCE, Runs(root), agent="w")
+        return await recover(lambda claim: context, Runs(root), agent="w")
 
     return asyncio.run(scenario()), client
 
