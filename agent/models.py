@@ -151,6 +151,18 @@ class ExecutorSetup:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Succession:
+    """What an agent that starts anew in the same process has from the one before: its worker id, by the open descriptor
+    of its lock, and that it was ready.
+    """
+
+    worker_id: str
+    slot: int | None
+    descriptor: int
+    was_ready: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerSetup:
     """What `clearml-agent daemon` hands to `python -m agent.worker`: command line and configuration, resolved.
 
@@ -164,6 +176,11 @@ class WorkerSetup:
     task of each queue gets at least and at most; not empty: GPUs are shared out to many tasks. `log_level` is ours,
     `task_umask` is the umask that the daemon was called with (its own is 077), `json_logs` switches the daemon's own
     log to one JSON object a line.
+
+    `arguments` are the command line as it was typed, and `environment_before` the variables that the configuration has
+    changed, as they were (None: not there): with both the agent can have it all read again. `given_config` ({"name",
+    "text"}) is a configuration file that was handed over for that. `succession` is set by an agent for the one that
+    it becomes.
     """
 
     settings: Json
@@ -187,6 +204,10 @@ class WorkerSetup:
     optimize: int = 0
     log_level: str = "INFO"
     json_logs: bool = False
+    arguments: tuple[str, ...] = ()
+    environment_before: Mapping[str, str | None] = field(default_factory=dict)
+    given_config: Json | None = None
+    succession: Succession | None = None
     version: int = 1
 
     def to_json(self) -> Json:
@@ -195,8 +216,10 @@ class WorkerSetup:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> WorkerSetup:
         known = {name: data[name] for name in cls.__dataclass_fields__ if name in data}
-        for name in ("queues", "child_report_tags", "units"):
+        for name in ("queues", "child_report_tags", "units", "arguments"):
             known[name] = tuple(known.get(name) or ())
         for name in ("links", "wishes"):
             known[name] = tuple(tuple(entry) for entry in known.get(name) or ())
+        if known.get("succession"):
+            known["succession"] = Succession(**known["succession"])
         return cls(**known)

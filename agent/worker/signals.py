@@ -2,17 +2,21 @@
 
 | signal       | wish     | what happens                                                                        |
 |--------------|----------|-------------------------------------------------------------------------------------|
-| TERM, HUP    | leave    | go now; a running task runs on, and the next agent of this worker id adopts it      |
+| TERM         | leave    | go now; a running task runs on, and the next agent of this worker id adopts it      |
 | INT          | end_task | end the task, report it as stopped, then go                                         |
 | USR1         | drain    | finish the task, take no other, then go                                             |
+| HUP          | reread   | read the configuration again (`reload.py`)                                          |
 
-A later wish may be a stronger one: a draining agent still leaves on TERM, and still ends its task on INT.
+A later wish may be a stronger one: a draining agent still leaves on TERM, and still ends its task on INT. HUP is also
+what a terminal sends when it is closed, so an agent that has one leaves on it, unless who started it (nohup) wanted it
+to be ignored.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
 from collections.abc import AsyncIterator, Coroutine
 from dataclasses import dataclass, field
@@ -20,23 +24,36 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
+HANDLED = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP})
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stop:
-    """`end_task` implies `leave`; any of the three implies `no_more`: no further task is taken."""
+    """`end_task` and `anew` imply `leave`; any of these and `drain` imply `no_more`: no further task is taken.
+
+    `anew` is to go and to begin anew in the same process; who leaves on another wish meanwhile does not.
+    """
 
     leave: asyncio.Event = field(default_factory=asyncio.Event)
     end_task: asyncio.Event = field(default_factory=asyncio.Event)
     drain: asyncio.Event = field(default_factory=asyncio.Event)
     no_more: asyncio.Event = field(default_factory=asyncio.Event)
+    reread: asyncio.Event = field(default_factory=asyncio.Event)
+    anew: asyncio.Event = field(default_factory=asyncio.Event)
 
     def wish_leave(self) -> None:
+        self.anew.clear()
         self.leave.set()
         self.no_more.set()
 
     def wish_end_of_task(self) -> None:
         self.end_task.set()
         self.wish_leave()
+
+    def wish_anew(self) -> None:
+        if not self.leave.is_set():
+            self.wish_leave()
+            self.anew.set()
 
     def wish_drain(self) -> None:
         self.drain.set()
@@ -49,14 +66,26 @@ class Stop:
 
 
 def listen_for_stop(loop: asyncio.AbstractEventLoop) -> Stop:
-    """From here on these signals are wishes, not deaths. `clearml-agent daemon` has kept USR1 waiting until now."""
+    """From here on these signals are wishes, not deaths. Who started us has kept some of them waiting until now."""
     stop = Stop()
     loop.add_signal_handler(signal.SIGTERM, stop.wish_leave)
-    loop.add_signal_handler(signal.SIGHUP, stop.wish_leave)
     loop.add_signal_handler(signal.SIGINT, stop.wish_end_of_task)
     loop.add_signal_handler(signal.SIGUSR1, stop.wish_drain)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR1})
+    if not has_terminal():
+        loop.add_signal_handler(signal.SIGHUP, stop.reread.set)
+    elif signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        loop.add_signal_handler(signal.SIGHUP, stop.wish_leave)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED)
     return stop
+
+
+def has_terminal() -> bool:
+    """Whether this process has a terminal that may be closed under it."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
 
 
 async def unless(work: Coroutine[Any, Any, T], wish: asyncio.Event) -> T | None:
