@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 
 import click
 
@@ -10,10 +11,11 @@ from agent import config
 from agent.cli.control import ask, chosen_by, on_each
 from agent.cli.group import HELP, AgentCommand, Invocation
 from agent.cli.records import LiveAgent
-from agent.errors import ConfigError, UsageError
+from agent.errors import AgentSilent, ConfigError, UsageError
 
 #: Reading, checking, and perhaps asking a server that does not answer.
 ANSWER_SECONDS = 90.0
+LOOK_SECONDS = 0.05
 
 
 @click.command("reload", cls=AgentCommand, context_settings=HELP, short_help="Read the configuration again.")
@@ -35,9 +37,23 @@ def command(
 
     def reload(agent: LiveAgent) -> None:
         ask(agent, "reload", answer_seconds=ANSWER_SECONDS, config=given)
+        until_anew(agent)
         click.echo(f"Reloaded {agent.worker_id}")
 
     return on_each(settings, ids, reload, is_all=is_all, gpus=gpus, cpu_only=cpu_only, env=os.environ)
+
+
+def until_anew(agent: LiveAgent) -> None:
+    """Wait until the agent that this one has become answers: its configuration is in force then."""
+    deadline = time.monotonic() + ANSWER_SECONDS
+    while True:
+        try:
+            if not ask(agent, "status")["agent"]["leaving"]:
+                return
+        except AgentSilent:
+            if time.monotonic() > deadline or not agent.is_alive:
+                raise
+        time.sleep(LOOK_SECONDS)
 
 
 def _text_of(file: str | None) -> dict[str, str]:

@@ -36,6 +36,8 @@ VERSION = 1
 LONGEST_REQUEST = 1024 * 1024
 REQUEST_SECONDS = 5.0
 ANSWER_SECONDS = 10.0
+#: An agent that leaves does not wait longer than this for an answer to be ready.
+CLOSE_SECONDS = 1.0
 MOST_CLIENTS = 16
 
 _CREDENTIALS = struct.Struct("3i")  # pid, uid, gid
@@ -100,6 +102,7 @@ class _Desk:
     def __init__(self, answer: Answer) -> None:
         self._answer = answer
         self._clients: set[asyncio.Task[None]] = set()
+        self._answered: set[asyncio.Task[None]] = set()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One client, from its request to its answer."""
@@ -111,7 +114,7 @@ class _Desk:
             return
         self._clients.add(me)
         try:
-            said = await self._answer_to(reader, writer)
+            said = await self._answer_to(me, reader, writer)
             text = json.dumps({"version": VERSION, **said}, ensure_ascii=False)
             writer.write(text.encode("utf-8", "replace") + b"\n")
             await asyncio.wait_for(writer.drain(), ANSWER_SECONDS)
@@ -119,21 +122,28 @@ class _Desk:
             log.debug("a client of the control socket is gone: %s", error)
         finally:
             self._clients.discard(me)
+            self._answered.discard(me)
             writer.close()
 
     async def close(self) -> None:
-        """Let go of whoever is still here."""
-        others = self._clients - {asyncio.current_task()}
-        for client in others:
+        """Let go of whoever is still here; who has asked for something gets his answer."""
+        for client in self._clients - self._answered:
             client.cancel()
-        if others:
-            await asyncio.wait(others)
+        if self._answered:
+            await asyncio.wait(tuple(self._answered), timeout=CLOSE_SECONDS)
+        for client in (left := tuple(self._clients)):
+            client.cancel()
+        if left:
+            await asyncio.wait(left)
 
-    async def _answer_to(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Json:
+    async def _answer_to(
+        self, me: asyncio.Task[None], reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> Json:
         try:
             if not is_welcome(_peer_of(writer)):
                 raise AgentError("this agent belongs to another user")
             request = await _read_request(reader)
+            self._answered.add(me)
             return {"ok": True, **await self._answer(request)}
         except AgentError as error:
             return _refusal(error)
