@@ -153,13 +153,14 @@ class ExecutorSetup:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Succession:
     """What an agent that starts anew in the same process has from the one before: its worker id, by the open descriptor
-    of its lock, and that it was ready.
+    of its lock, that it was ready, and that it was asked to read the configuration again when it could not any more.
     """
 
     worker_id: str
     slot: int | None
     descriptor: int
     was_ready: bool
+    reread: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -99,7 +99,10 @@ class Operations:
         return {"was": was.tag, "still": self._post.bars.stand.tag, "draining": self._post.stop.drain.is_set()}
 
     async def _read_again(self, request: Json) -> Json:
-        await self._reload.read_again(request.get("config"))
+        config = request.get("config")
+        if config is not None and not (isinstance(config, dict) and isinstance(config.get("text"), str)):
+            raise AgentError('"config" is an object with the "name" and the "text" of a file')
+        await self._reload.read_again(config)
         return {}
 
     async def _until_no_claim(self) -> None:

@@ -82,11 +82,15 @@ class Reload:
         self.last: Attempt | None = None
         if setup.succession is not None:
             self.last = Attempt(at=time.time())
+            if setup.succession.reread:
+                stop.reread.set()
 
     async def on_request(self) -> None:
         """Each time the signal comes, until cancelled."""
         while True:
             await self._stop.reread.wait()
+            if self._stop.anew.is_set():
+                return  # the file may have changed since it was read: the next agent reads it again
             self._stop.reread.clear()
             with contextlib.suppress(AgentError):  # it is logged
                 await self.read_again()
@@ -99,6 +103,8 @@ class Reload:
         async with self._turn:
             self._supervisor.reloading()
             try:
+                if self._stop.anew.is_set():
+                    raise AgentError("the agent is just beginning anew", hint="Try again in a moment.")
                 if self._stop.leave.is_set():
                     raise AgentError("the agent is leaving")
                 self._successor = await self._read(config or self._setup.given_config)
@@ -129,6 +135,7 @@ class Reload:
             slot=identity.slot,
             descriptor=identity.descriptor,
             was_ready=self._supervisor.is_ready,
+            reread=self._stop.reread.is_set(),
         )
 
     async def _read(self, config: Json | None) -> Successor:

@@ -24,6 +24,7 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
+LONGEST_WAIT_OF_INTERRUPT_SECONDS = 5.0
 HANDLED = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP})
 
 
@@ -65,8 +66,12 @@ class Stop:
         return self.leave if self.drain.is_set() else self.no_more
 
 
-def listen_for_stop(loop: asyncio.AbstractEventLoop) -> Stop:
-    """From here on these signals are wishes, not deaths. Who started us has kept some of them waiting until now."""
+def listen_for_stop(loop: asyncio.AbstractEventLoop, *, interrupt_waits: bool = False) -> Stop:
+    """From here on these signals are wishes, not deaths. Who started us has kept some of them waiting until now.
+
+    `interrupt_waits`: INT still has to wait, because ending a task that is not adopted yet would leave it unreported;
+    until `hear_interrupt`, and no longer than some seconds.
+    """
     stop = Stop()
     loop.add_signal_handler(signal.SIGTERM, stop.wish_leave)
     loop.add_signal_handler(signal.SIGINT, stop.wish_end_of_task)
@@ -75,8 +80,15 @@ def listen_for_stop(loop: asyncio.AbstractEventLoop) -> Stop:
         loop.add_signal_handler(signal.SIGHUP, stop.reread.set)
     elif signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
         loop.add_signal_handler(signal.SIGHUP, stop.wish_leave)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED - {signal.SIGINT} if interrupt_waits else HANDLED)
+    if interrupt_waits:
+        loop.call_later(LONGEST_WAIT_OF_INTERRUPT_SECONDS, hear_interrupt)
     return stop
+
+
+def hear_interrupt() -> None:
+    """Let a SIGINT that had to wait through."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
 def has_terminal() -> bool:

@@ -42,7 +42,7 @@ from agent.worker.reload import Reload, Successor, hold_signals
 from agent.worker.report import hours_of
 from agent.worker.service import Supervisor, for_children
 from agent.worker.shift import shift_for
-from agent.worker.signals import Stop, beside, listen_for_stop, unless
+from agent.worker.signals import Stop, beside, hear_interrupt, listen_for_stop, unless
 from agent.worker.start import back_off, counted, prove, take_turn, when_reachable
 
 log = logging.getLogger(__name__)
@@ -70,7 +70,7 @@ async def run_worker(
     gpus = None if setup.cpu_only else gpus_for(setup.gpu_environment)
     loop = asyncio.get_running_loop()
     loop.set_default_executor(ThreadPoolExecutor(THREADS))
-    stop = listen_for_stop(loop)
+    stop = listen_for_stop(loop, interrupt_waits=setup.succession is not None)
     surroundings = os.environ if environ is None else environ
     successor = None
     try:
@@ -215,6 +215,7 @@ async def _serve(post: Post, source: Source, presence: Presence) -> None:
     crew = Crew(shift_for(post, source, presence))
     post.duty.begins(crew, presence)
     working = asyncio.create_task(crew.work(Outage(post.supervisor.status)))
+    hear_interrupt()
     try:
         async with beside(presence.run()), beside(_tell_of_drain(post.stop, presence)):
             await _until_done_or_leaving(working, post, crew)
