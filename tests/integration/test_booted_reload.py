@@ -15,7 +15,8 @@ pytestmark = pytest.mark.timeout(240)
 UNIT = "clearml-agent@gpu0.service"
 DESCRIPTION = (
     "[system]\ndriver_version = 550.90.07\n"
-    "[gpu 0]\nname = NVIDIA H100\nuuid = GPU-00000000-0000-4000-8000-000000000000\nminor = 0\nbus_id = 00000000:1B:00.0\nnuma = 0\ncpus = 0\n"
+    "[gpu 0]\nname = NVIDIA H100\nuuid = GPU-00000000-0000-4000-8000-000000000000\n"
+    "minor = 0\nbus_id = 00000000:1B:00.0\nnuma = 0\ncpus = 0\n"
 )
 TOPOLOGY = 'defaults { create_queue: true }\nagents: [ { gpu { index: 0 }, queues: ["training"] } ]\n'
 COUNTING = """
