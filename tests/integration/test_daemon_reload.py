@@ -18,7 +18,6 @@ from support.agent import (
     TypedDaemon,
     console_of,
     create_script,
-    is_alive,
     status_of,
     wait_for,
     wait_for_status,
@@ -166,18 +165,32 @@ def test_the_worker_id_is_never_free_and_the_worker_never_off_the_list(typed: Ty
         assert (free, gone) == ([], [])
 
 
-def test_a_signal_does_the_same_and_many_of_them_no_harm(typed: Typed, queue: str) -> None:
+def test_signals_that_come_at_any_moment_of_a_reload_do_no_harm(typed: Typed, queue: str) -> None:
+    """One each millisecond, also while the process becomes the next agent and nobody listens."""
     with typed.daemon(queue) as daemon:
         task = typed.counting_task(queue)
         typed.configure('agent { uptime: ["00-24 MON-SUN"] }')
-        for _ in range(50):
+
+        def has_begun_anew() -> bool:
+            assert daemon.process.poll() is None
             daemon.process.send_signal(signal.SIGHUP)
-            wait_for(lambda: is_alive(daemon.process.pid))
-        wait_for(lambda: typed.report().get("hours", {}).get("uptime") == ["00-24 MON-SUN"])
-        wait_for(lambda: typed.report()["ready"])
+            return daemon.log.read_text().count("starting anew") >= 6
+
+        wait_for(has_begun_anew, pause_seconds=0.001)
+        wait_for(lambda: (found := typed.report())["answers"] and found["ready"])
+        assert typed.report()["hours"]["uptime"] == ["00-24 MON-SUN"]
         typed.go.touch()
         wait_for_status(typed.server, task, "completed")
         typed.assert_console_is_whole(task)
+
+
+def test_a_change_is_not_lost_that_comes_while_the_one_before_comes_into_force(typed: Typed, queue: str) -> None:
+    with typed.daemon(queue) as daemon:
+        for count in range(1, 9):
+            typed.configure(f'agent {{ uptime: ["00-{count:02} MON-SUN"] }}')
+            daemon.process.send_signal(signal.SIGHUP)
+            wait_for(lambda count=count: daemon.log.read_text().count("starting anew") >= count, pause_seconds=0.001)
+        wait_for(lambda: typed.report().get("hours", {}).get("uptime") == ["00-08 MON-SUN"])
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,8 +17,11 @@ from agent.cli.report import clean, lines_of
 from agent.cli.resume import result_line
 from agent.errors import UnknownAgent, UsageError
 from agent.models import Succession, WorkerSetup
+from agent.runner.rundir import Runs
 from agent.worker.bars import Bars
+from agent.worker.crew import Undivided
 from agent.worker.marks import Pause
+from agent.worker.operations import Operations
 from agent.worker.reload import original_environment
 from agent.worker.standing import Standing
 
@@ -104,3 +109,25 @@ def test_an_agent_that_does_not_answer_has_a_line_too_and_no_name_steers_the_ter
     report = {"answers": False, "worker": "h:0", "pid": 7, "ready": True, "error": "it hangs"}
     assert list(lines_of(report, now=0)) == ["h:0 (pid 7): it hangs"]
     assert clean("a\x1b[2Jb\nc") == "a?[2Jb?c"
+
+
+def test_a_pause_is_not_acknowledged_while_a_claim_is_half_done(tmp_path: Path) -> None:
+    asyncio.run(_pause_amid_a_claim(tmp_path))
+
+
+async def _pause_amid_a_claim(tmp_path: Path) -> None:
+    undivided, bars = Undivided(), Bars()
+    post = SimpleNamespace(
+        identity=SimpleNamespace(record=tmp_path / "host.lock", worker_id="host"),
+        duty=SimpleNamespace(crew=SimpleNamespace(undivided=undivided)),
+        runs=Runs(tmp_path / "runs"),
+        bars=bars,
+    )
+    pausing: asyncio.Task[Any]
+    with undivided():
+        pausing = asyncio.create_task(Operations(post, None)({"do": "pause", "why": "disks"}))  # type: ignore[arg-type]
+        while not bars:
+            await asyncio.sleep(0.001)
+        await asyncio.sleep(0)
+        assert not pausing.done()
+    assert await asyncio.wait_for(pausing, 5) == {"tasks": []}
