@@ -5,7 +5,7 @@ One base class, one place that turns an error into a line and an exit code (`age
 the narrower codes below let a unit file or a script tell causes apart.
 
     0 success                      5 credentials refused
-    1 other error                  6 unknown queue or task
+    1 other error                  6 unknown queue, task or agent of this host
     2 usage                        7 bad GPU specification
     3 configuration                8 an agent with this worker id is already running
     4 server unreachable           9 nobody can tell which GPUs there are
@@ -87,6 +87,16 @@ class GpusUnknown(AgentError):
     """Nobody can tell which GPUs this host has: no driver, or NVML fails. Nothing was removed because of it."""
 
     exit_code = 9
+
+
+class UnknownAgent(AgentError):
+    """A worker id that no running agent of this host has."""
+
+    exit_code = 6
+
+
+class AgentSilent(AgentError):
+    """An agent of this host lives and does not answer at its control socket."""
 
 
 class AlreadyRunning(AgentError):

@@ -16,6 +16,7 @@ import re
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Iterable
 from types import TracebackType
 from typing import Any, TextIO
@@ -92,6 +93,25 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(_redacted(entry, self.redactor), ensure_ascii=False, default=str)
 
 
+class Recent(logging.Handler):
+    """Keeps the last warnings and errors, for whoever asks how this process is."""
+
+    MOST = 10
+    LONGEST_MESSAGE = 1000
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self._kept: deque[dict[str, Any]] = deque(maxlen=self.MOST)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        message = record.getMessage()[: self.LONGEST_MESSAGE]
+        self._kept.append({"at": record.created, "level": record.levelname, "message": message})
+
+    def entries(self) -> list[dict[str, Any]]:
+        """The last of them, oldest first: at (epoch seconds), level, message."""
+        return list(self._kept)
+
+
 def set_up_logging(
     *,
     level: str = "INFO",
@@ -165,6 +185,17 @@ def _forms(secret: str) -> Iterable[str]:
     yield json.dumps(secret)[1:-1]
     yield json.dumps(secret, ensure_ascii=False)[1:-1]
     yield repr(secret)[1:-1]
+
+
+def recent_entries() -> list[dict[str, Any]]:
+    """What the handler `Recent` of this process has kept; nothing where there is none."""
+    handlers = (handler for handler in logging.getLogger().handlers if isinstance(handler, Recent))
+    return [entry for handler in handlers for entry in handler.entries()]
+
+
+def without_secrets(value: Any) -> Any:
+    """A JSON value with every secret that the log does not show replaced in its texts."""
+    return _redacted(value, current_redactor())
 
 
 def _redacted(value: Any, redactor: Redactor) -> Any:

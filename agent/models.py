@@ -217,6 +217,19 @@ class ExecutorSetup:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Succession:
+    """What an agent that starts anew in the same process has from the one before: its worker id, by the open descriptor
+    of its lock, that it was ready, and that it was asked to read the configuration again when it could not any more.
+    """
+
+    worker_id: str
+    slot: int | None
+    descriptor: int
+    was_ready: bool
+    reread: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerSetup:
     """What `clearml-agent daemon` hands to `python -m agent.worker`: command line and configuration, resolved.
 
@@ -224,13 +237,17 @@ class WorkerSetup:
     variables it stands for, `gpu_suffix` its part of the worker id ("gpu0,1"; None: the id ends in a slot number).
     `units` are the GPUs and MIG instances that it names ({"label", "uuid", "gpu", "numa"}) and `links` how closely they
     are connected ([uuid, uuid, `Link`]); both empty where nobody can tell. `share` is the part of these GPUs that the
-    agent may use (None: all of it). `missing` are devices that `gpus` names and that do not answer; `command` is the
-    command line that finds them again (arguments of `clearml-agent`).
+    agent may use (None: all of it). `missing` are devices that `gpus` names and that do not answer.
     `queues` are names or ids in order of preference; empty: the server's default queue. `services` is how many tasks
     run at once, each as a sub-worker (None: one, as the worker itself; 0: any number). `wishes` are how many GPUs a
     task of each queue gets at least and at most; not empty: GPUs are shared out to many tasks. `log_level` is ours,
     `task_umask` is the umask that the daemon was called with (its own is 077), `json_logs` switches the daemon's own
     log to one JSON object a line.
+
+    `arguments` are the command line as it was typed, and `environment_before` the variables that the configuration has
+    changed, as they were (None: not there): with both the agent can have it all read again. `given_config` ({"name",
+    "text"}) is a configuration file that was handed over for that. `succession` is set by an agent for the one that
+    it becomes.
     """
 
     settings: Json
@@ -245,7 +262,6 @@ class WorkerSetup:
     links: tuple[tuple[str, str, str], ...] = ()
     share: float | None = None
     missing: tuple[str, ...] = ()
-    command: tuple[str, ...] = ()
     services: int | None = None
     wishes: tuple[tuple[int, int], ...] = ()
     cpu_only: bool = False
@@ -256,6 +272,10 @@ class WorkerSetup:
     optimize: int = 0
     log_level: str = "INFO"
     json_logs: bool = False
+    arguments: tuple[str, ...] = ()
+    environment_before: Mapping[str, str | None] = field(default_factory=dict)
+    given_config: Json | None = None
+    succession: Succession | None = None
     version: int = 1
 
     def to_json(self) -> Json:
@@ -264,8 +284,10 @@ class WorkerSetup:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> WorkerSetup:
         known = {name: data[name] for name in cls.__dataclass_fields__ if name in data}
-        for name in ("queues", "child_report_tags", "units", "missing", "command"):
+        for name in ("queues", "child_report_tags", "units", "missing", "arguments"):
             known[name] = tuple(known.get(name) or ())
         for name in ("links", "wishes"):
             known[name] = tuple(tuple(entry) for entry in known.get(name) or ())
+        if known.get("succession"):
+            known["succession"] = Succession(**known["succession"])
         return cls(**known)

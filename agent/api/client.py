@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from agent import __version__
-from agent.api.transport import Abort, Reply, Transport, proxy_for
+from agent.api.transport import Abort, Contact, Reply, Transport, proxy_for
 from agent.config.schema import ApiSettings
 from agent.errors import ApiError, ConfigError, CredentialsRefused, ReplyUnreadable, ServerUnreachable
 from agent.models import Json
@@ -72,6 +72,11 @@ class Client:
     def base_url(self) -> str:
         return self._transport.base_url
 
+    @property
+    def contact(self) -> Contact:
+        """Whether the server answers at present."""
+        return self._transport.contact
+
     def send(self, call: Call[T], abort: Abort | None = None) -> T:
         """Send `call` and return its parsed reply; `abort` lets another thread give up waiting for it.
 
@@ -95,6 +100,10 @@ class Client:
     def claims(self) -> Json:
         """The claims of the current token (unverified, as every ClearML client reads them); logs in if need be."""
         return _claims(self._fresh_token())
+
+    def log_in(self) -> None:
+        """Ask for a token now. Raises what `send` raises."""
+        self._fresh_token(stale=self._token)
 
     def _exchange(self, call: Call[T], abort: Abort | None) -> Json:
         token = self._fresh_token()

@@ -12,6 +12,7 @@ import http.client
 import select
 import socket
 import threading
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -34,6 +35,21 @@ class Reply:
     content_type: str
 
 
+class Contact:
+    """Whether the server answers at present: `is_up` (None: nothing was tried yet), since when, and if not, why not."""
+
+    def __init__(self) -> None:
+        self.is_up: bool | None = None
+        self.since = time.time()
+        self.error = ""
+
+    def found(self, error: str = "") -> None:
+        """An exchange has ended with an answer, or with this error."""
+        if self.is_up is not (not error):
+            self.is_up, self.since = not error, time.time()
+        self.error = error
+
+
 class Abort:
     """Lets another thread give up an exchange that is under way: its thread gets ReplyLost at once."""
 
@@ -48,6 +64,10 @@ class Abort:
             self._connection = connection
             if self._aborted and connection is not None:
                 _shut(connection)
+
+    @property
+    def is_wanted(self) -> bool:
+        return self._aborted
 
     def abort(self) -> None:
         with self._lock:
@@ -72,6 +92,7 @@ class Transport:
                 f"api.api_server is not an http(s) URL: {base_url!r}", hint="Write it like http://host:8008"
             )
         self.base_url = base_url.rstrip("/")
+        self.contact = Contact()
         self._url = url
         self._connect_timeout = connect_timeout
         self._verify = verify
@@ -108,12 +129,15 @@ class Transport:
                 abort.watch(None)
         except (OSError, http.client.HTTPException) as error:
             self._discard(connection)
+            if not (self._closed or (abort is not None and abort.is_wanted)):  # else it says nothing of the server
+                self.contact.found(_cause(error))
             what = f"{self.base_url} ({path.lstrip('/')}): {_cause(error)}"
             if sent:
                 raise ReplyLost(f"no reply from the API server {what}") from error
             raise ServerUnreachable(
                 f"cannot reach the API server {what}", hint="Is api.api_server right, and is the server running?"
             ) from error
+        self.contact.found()
         self._checkin(connection, keep=not response.will_close)
         content_type = (response.getheader("Content-Type") or "").split(";")[0].strip().lower()
         return Reply(response.status, payload, content_type)

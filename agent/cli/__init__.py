@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         from agent.cli.group import run
 
-        return run(given)
+        return run(given, typed=sys.argv[1:] if arguments is None else arguments)
     except AgentError as error:
         return _failed(error, is_debug=wants_debug(given))
     except KeyboardInterrupt:

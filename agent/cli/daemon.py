@@ -9,8 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -34,18 +33,17 @@ from agent.cli.slots import (
 from agent.config.files import write_files
 from agent.config.schema import Settings
 from agent.errors import GpuMissing, GpuSpecError, UsageError
-from agent.files import write_json
 from agent.gpu.allocation import Layout
 from agent.gpu.nvml import read_inventory
 from agent.gpu.visible import Visibility, parse_visibility
 from agent.models import WorkerSetup
 from agent.process.procfs import start_ticks_of
 from agent.runner.rundir import Runs
+from agent.worker.becoming import become_daemon
 from agent.worker.hold import is_held
 from agent.worker.identity import file_name_of
 from agent.worker.marks import Drain
 from agent.worker.service import Supervisor
-from agent.worker.wishes import keep_waiting
 
 log = logging.getLogger(__name__)
 
@@ -92,6 +90,15 @@ class Wishes:
     metavar="[ID...]",
     help="Stop an agent of this host: the one with these GPUs, or those with these worker ids. Its task is ended.",
 )
+@click.option("--drain", is_flag=True, help="With --stop: let it finish its task and take no other; wait for that.")
+@click.option("--leave", is_flag=True, help="With --stop: let its task run on, for the next agent to adopt.")
+@click.option(
+    "--timeout",
+    "drain_seconds",
+    type=click.IntRange(min=0),
+    metavar="SECONDS",
+    help="With --stop --drain: how long to wait; 0 does not. The drain goes on all the same.",
+)
 @click.option("--status", is_flag=True, help="Show this host's agents as they and the server see them.")
 @shared_options
 @click.option(
@@ -137,6 +144,9 @@ def command(
     foreground: bool,
     detached: bool,
     stop: tuple[str, ...],
+    drain: bool,
+    leave: bool,
+    drain_seconds: int | None,
     status: bool,
     gpus: str | None,
     cpu_only: bool,
@@ -156,11 +166,18 @@ def command(
 ) -> int:
     """Take tasks from queues and run them, until told to stop.
 
-    SIGTERM leaves a running task running, for the next agent of the same worker id to adopt; SIGINT (Ctrl-C, --stop)
-    ends it; SIGUSR1 lets it finish, takes no other, then leaves.
+    SIGTERM (--stop --leave) leaves a running task running, for the next agent of the same worker id to adopt; SIGINT
+    (Ctrl-C, --stop) ends it; SIGUSR1 (--stop --drain) lets it finish, takes no other, then leaves. SIGHUP (`reload`)
+    reads the configuration again.
     """
     if sum((foreground, detached, bool(stop), status)) > 1:
         raise UsageError("--foreground, --detached, --stop and --status exclude each other")
+    if (drain or leave) and not stop:
+        raise UsageError("--drain and --leave say how to --stop an agent")
+    if drain and leave:
+        raise UsageError("--drain and --leave exclude each other")
+    if drain_seconds is not None and not drain:
+        raise UsageError("--timeout is for --stop --drain")
     level = "DEBUG" if invocation.is_debug else log_level.upper()
     hide_secrets(config.defaults(), level=level, json_lines=json_logs)
     settings = config.load(invocation.config_file, os.environ, needs_server=not stop)
@@ -186,19 +203,22 @@ def command(
         json_logs=json_logs,
     )
     if stop:
-        from agent.cli.stop import stop_agents
+        from agent.cli.stop import Way, stop_agents
 
-        return stop_agents(settings, wishes, tuple(name for name in stop if name), env=os.environ)
+        way = Way.DRAIN if drain else Way.LEAVE if leave else Way.END
+        ids = tuple(name for name in stop if name)
+        return stop_agents(settings, wishes, ids, env=os.environ, way=way, drain_seconds=drain_seconds)
     if status:
         from agent.cli.status import show_status
 
         return show_status(settings)
-    return _start(settings, wishes, is_detached=detached)
+    return _start(invocation, settings, wishes, is_detached=detached)
 
 
-def _start(settings: Settings, wishes: Wishes, *, is_detached: bool) -> int:
+def _start(invocation: Invocation, settings: Settings, wishes: Wishes, *, is_detached: bool) -> int:
     task_umask = os.umask(0o077)
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})  # a request to drain waits until the daemon listens
+    # a request to drain, or to read the configuration again, waits until the daemon listens
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1, signal.SIGHUP})
     check_combination(wishes)
     check_hours(settings)
     inventory = cache(lambda: read_inventory(with_peers=bool(wishes.ranges)))
@@ -214,14 +234,25 @@ def _start(settings: Settings, wishes: Wishes, *, is_detached: bool) -> int:
         visibility = parse_visibility(wishes.gpus, wishes.cpu_only, os.environ)
         layout, absent = layout_without_missing(visibility.devices or (), inventory(), wishes)
     except GpuSpecError as error:
-        if not finishes_only(settings, error):
+        if invocation.reread is not None or not finishes_only(settings, error):
             raise
         visibility = parse_visibility(wishes.gpus, wishes.cpu_only, os.environ)
-    setup = worker_setup(settings, wishes, visibility, layout)
-    setup = replace(setup, task_umask=task_umask, missing=absent, command=command_again(sys.argv))
     environment = environment_for(settings, visibility, os.environ)
+    setup = replace(
+        worker_setup(settings, wishes, visibility, layout),
+        task_umask=task_umask,
+        missing=absent,
+        arguments=invocation.typed,
+        environment_before=changed_by(environment, os.environ),
+        given_config=invocation.reread.config if invocation.reread is not None else None,
+    )
+    if invocation.reread is not None:
+        invocation.reread.check(settings, setup)
     if settings.agent.apply_files:
         write_files(settings.files)
+    if invocation.reread is not None:
+        invocation.reread.accept(setup, environment)
+        return 0
     if is_detached:
         from agent.cli.detach import start_detached
 
@@ -238,11 +269,6 @@ def waits_for_gpus(settings: Settings, error: GpuMissing, env: Mapping[str, str]
         return False
     log.warning("%s; waiting for it", error.message, extra={"action": "gpu_missing"})
     return True
-
-
-def command_again(argv: Sequence[str]) -> tuple[str, ...]:
-    """The arguments by which this very process becomes the same daemon once more."""
-    return tuple(word for word in argv[1:] if word not in ("--detached", "-d"))
 
 
 def finishes_only(settings: Settings, error: GpuSpecError) -> bool:
@@ -289,22 +315,16 @@ def environment_for(settings: Settings, visibility: Visibility, env: Mapping[str
     return {name: value for name, value in {**env, **own}.items() if name not in visibility.unset()}
 
 
+def changed_by(new: Mapping[str, str], old: Mapping[str, str]) -> dict[str, str | None]:
+    """The variables that differ, as they are in `old`; None for those that it does not have."""
+    return {name: old.get(name) for name in {*old, *new} if old.get(name) != new.get(name)}
+
+
 def become_worker(settings: Settings, setup: WorkerSetup, environment: Mapping[str, str]) -> None:
-    """Write the set-up file and exec the daemon, which removes it after reading. Does not return."""
+    """Be the daemon from here on. Does not return."""
     workers = state_folder(settings, "workers")
     _remove_abandoned(workers)
-    file = workers / f"setup.{os.getpid()}.json"
-    keep_waiting()
-    write_json(file, setup.to_json())
-    sys.stdout.flush()
-    sys.stderr.flush()
-    command = worker_command(file)
-    os.execve(command[0], command, dict(environment))  # noqa: S606 (becoming the daemon is the purpose)
-
-
-def worker_command(setup_file: Path) -> list[str]:
-    """The daemon's command line. `-P`: a folder `agent` where the agent was started is none of ours."""
-    return [sys.executable, "-P", "-OO", "-m", "agent.worker", str(setup_file)]
+    become_daemon(workers, setup, environment)
 
 
 def _remove_abandoned(workers: Path) -> None:

@@ -39,7 +39,11 @@ COMMANDS = (
     Command(name="execute", module="execute", summary="Run one task in the foreground."),
     Command(name="init", module="init", summary="Write ~/clearml.conf, asking questions."),
     Command(name="list", module="listing", summary="List the workers that the server knows."),
+    Command(name="pause", module="pause", summary="Take no further task, until resumed."),
+    Command(name="reload", module="reload", summary="Read the configuration again."),
+    Command(name="resume", module="resume", summary="Take tasks again after `pause`."),
     Command(name="schedule", module="schedule", summary="Show what working hours mean."),
+    Command(name="status", module="report", summary="Show how this host's agents are."),
 )
 #: Commands of clearml-agent that this version does not have.
 NOT_YET = ("build", "install-bootstrap")

@@ -6,15 +6,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from importlib import import_module
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from agent.cli.declarations import COMMANDS, EPILOG, NOT_YET, OPTIONS, PROGRAM, SUMMARY, version_line
 from agent.errors import Interrupted, UsageError
+
+if TYPE_CHECKING:
+    from agent.cli.reread import Reread
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -24,16 +27,25 @@ _OPTION_HELP = {option.names[-1]: option for option in OPTIONS}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Invocation:
-    """What was said before the command."""
+    """What was said before the command.
+
+    `typed` is the whole command line. `reread` is set where a running agent has its own command line read again.
+    """
 
     config_file: str | None = None
     is_debug: bool = False
+    typed: tuple[str, ...] = ()
+    reread: Reread | None = None
 
 
-def run(arguments: Sequence[str]) -> int:
-    """Parse a command line and call its command. Raises AgentError; a command's return value is the exit code."""
+def run(arguments: Sequence[str], *, typed: Sequence[str] = (), reread: Reread | None = None) -> int:
+    """Parse a command line and call its command. Raises AgentError; a command's return value is the exit code.
+
+    `typed` is the command line before files of arguments were put in.
+    """
+    begun = Invocation(typed=tuple(typed), reread=reread)
     try:
-        result = program.main(list(arguments), prog_name=PROGRAM, standalone_mode=False)
+        result = program.main(list(arguments), prog_name=PROGRAM, standalone_mode=False, obj=begun)
     except click.exceptions.Exit as stop:
         return stop.exit_code
     except (click.exceptions.Abort, EOFError) as error:
@@ -120,7 +132,9 @@ def program(ctx: click.Context, config_file: str | None, debug: bool) -> None:
 
     set_up_logging(level="DEBUG" if debug else "WARNING", program=PROGRAM.replace("-", "_"))
     logging.getLogger("asyncio").setLevel(logging.WARNING)
-    ctx.obj = Invocation(config_file=config_file, is_debug=debug)
+    if ctx.obj.reread is not None and ctx.obj.reread.config_file is not None:
+        config_file = ctx.obj.reread.config_file
+    ctx.obj = replace(ctx.obj, config_file=config_file, is_debug=debug)
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())
 

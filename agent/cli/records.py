@@ -18,7 +18,7 @@ from agent.process.procfs import start_ticks_of
 class LiveAgent:
     """A daemon of this host and state directory. Pid and start time name the process; a pid alone may be reused.
 
-    `hours` are its working hours as it was given them: {"uptime", "downtime", "timezone"}.
+    `hours` are its working hours as it was given them: {"uptime", "downtime", "timezone"}; `control` is its socket.
     """
 
     worker_id: str
@@ -26,6 +26,7 @@ class LiveAgent:
     start_ticks: int
     is_ready: bool
     hours: Mapping[str, Any] = field(default_factory=dict)
+    control: Path = Path()
 
     @property
     def is_alive(self) -> bool:
@@ -57,6 +58,7 @@ def live_agents(settings: Settings) -> tuple[LiveAgent, ...]:
                 start_ticks=record["start_ticks"],
                 is_ready=bool(record.get("ready")),
                 hours=record.get("hours") or {},
+                control=file.with_suffix(".sock"),
             )
             if agent.is_alive:
                 found.append(agent)

@@ -144,6 +144,12 @@ class Console:
             waiting = size
         return waiting
 
+    def unshipped_bytes(self) -> int:
+        """How much of the console the server has not acknowledged yet."""
+        position, _, _ = self.read_shipped()
+        sizes = (self._size(segment) or 0 for segment in range(position.segment, self.last_segment() + 1))
+        return max(0, sum(sizes) - position.offset)
+
     def _size(self, segment: int) -> int | None:
         try:
             return os.stat(self._path(segment)).st_size

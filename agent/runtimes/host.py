@@ -52,6 +52,8 @@ class HostProcess:
             loop.remove_reader(self._pidfd)
         if self._child is not None:
             self._child.wait()
+        else:
+            _reap(self._pidfd)
         os.close(self._pidfd)
         self._pidfd = -1
 
@@ -149,9 +151,16 @@ def _attached(run: Path, pid: int) -> HostProcess | None:
     except ProcessLookupError:
         return None
     if not _is_locked(run / "executor.lock"):  # it ended before the pidfd was open: the pid may be somebody else's
+        _reap(pidfd)
         os.close(pidfd)
         return None
     return HostProcess(run, pid, pidfd, None)
+
+
+def _reap(pidfd: int) -> None:
+    """Collect an executor that was started by the agent that this process was before a reload: it is our child."""
+    with contextlib.suppress(OSError):
+        os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)
 
 
 def _is_locked(path: Path) -> bool:

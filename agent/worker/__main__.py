@@ -18,7 +18,6 @@ if __name__ == "__main__":
 import faulthandler
 import json
 import os
-import signal
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -49,8 +48,9 @@ def main(arguments: list[str]) -> int:
     from agent.api.client import open_client
     from agent.config.schema import Settings, secrets_of
     from agent.errors import AgentError
-    from agent.logs import set_up_logging
+    from agent.logs import Recent, set_up_logging
     from agent.runtimes.host import HostRuntime
+    from agent.worker.reload import become
     from agent.worker.service import Supervisor
     from agent.worker.worker import run_worker
 
@@ -61,27 +61,22 @@ def main(arguments: list[str]) -> int:
         secrets=secrets_of(settings),
         journal_stream=os.environ.get("JOURNAL_STREAM", ""),
     )
+    logging.getLogger().addHandler(Recent())
     faulthandler.enable()  # a watchdog ends a process that hangs by SIGABRT: its log shall say where it hung
     log = logging.getLogger("agent.worker")
     try:
         client = open_client(settings.api, name=settings.agent.worker_name)
         supervisor, gpus_for = Supervisor.from_environ(os.environ), _gpu_sampler(settings)
         trim()
-        work = run_worker(setup, settings, client, HostRuntime(), supervisor=supervisor, gpus_for=gpus_for)
-        if asyncio.run(work):
-            begin_anew(setup)
+        successor = asyncio.run(
+            run_worker(setup, settings, client, HostRuntime(), supervisor=supervisor, gpus_for=gpus_for)
+        )
+        if successor is not None:
+            become(successor)
     except AgentError as error:
         log.error("%s", error, extra={"action": "failed"})
         return error.exit_code
     return 0
-
-
-def begin_anew(setup: WorkerSetup) -> None:
-    """Become `clearml-agent daemon` again, which becomes the next daemon: one process for whoever supervises it."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os.execv(sys.executable, [sys.executable, "-P", "-m", "agent.cli", *setup.command])  # noqa: S606
 
 
 def leave_out_ssl_unless_needed(setup: WorkerSetup) -> None:

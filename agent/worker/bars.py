@@ -29,6 +29,11 @@ class Bars:
         gravest = max(self._bars, key=list(Standing).index)
         return Stand(standing=gravest, why=self._bars[gravest])
 
+    def every(self) -> tuple[Stand, ...]:
+        """All of them, the gravest first."""
+        gravest_first = sorted(self._bars, key=list(Standing).index, reverse=True)
+        return tuple(Stand(standing=kind, why=self._bars[kind]) for kind in gravest_first)
+
     def put(self, kind: Standing, why: str = "") -> None:
         """Take no task from now on, because of `why`; another reason of the same kind replaces the one before."""
         if self._bars.get(kind) != why:

@@ -99,6 +99,11 @@ class Crew:
         self.undivided = Undivided()
         shift.bars.listen(self._change.set)
 
+    @property
+    def listening(self) -> Listening:
+        """The queues that tasks are taken from."""
+        return self._shift.listening
+
     async def work(self, outage: Outage) -> None:
         """Until told to go: first what was left behind, by a previous agent or by trouble, then what waits in queues.
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from agent.config.schema import AgentSettings
 from agent.errors import AlreadyRunning
 from agent.files import write_json
-from agent.models import Json, WorkerSetup
+from agent.models import Json, Succession, WorkerSetup
 from agent.process.procfs import start_ticks_of
 
 SLOTS = 1000
@@ -71,6 +71,8 @@ def take_identity(state: Path, agent: AgentSettings, setup: WorkerSetup) -> Iden
     """Lock the first id that is free. Raises AlreadyRunning if none is."""
     directory = state / "workers"
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if setup.succession is not None:
+        return _inherit(directory, setup.succession)
     names = names_for(agent, setup)
     for worker_id, slot in names:
         descriptor = _lock(directory / f".{file_name_of(worker_id)}.held")
@@ -87,6 +89,19 @@ def take_identity(state: Path, agent: AgentSettings, setup: WorkerSetup) -> Iden
         f"an agent with the worker id {names[0][0]!r} is already running on this host",
         hint="Stop it with `clearml-agent daemon --stop`, or give this one another CLEARML_WORKER_ID or --gpus",
     )
+
+
+def _inherit(directory: Path, before: Succession) -> Identity:
+    """The identity of the agent that this process was until now; it has never been free in between."""
+    os.set_inheritable(before.descriptor, False)
+    identity = Identity(
+        worker_id=before.worker_id,
+        slot=before.slot,
+        record=directory / f"{file_name_of(before.worker_id)}.lock",
+        descriptor=before.descriptor,
+    )
+    identity.say(ready=False)
+    return identity
 
 
 def _lock(path: Path) -> int | None:

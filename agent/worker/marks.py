@@ -4,6 +4,8 @@
 finish its task and go, `<worker id>.health` what was wrong with its GPUs. All carry the moment they were made, in
 seconds since boot, so that a clock that is set means nothing to them; a mark of an earlier boot does not count, because
 a boot is a new beginning.
+
+`<worker id>.paused` is an operator's word, and stays until he takes it back, whatever is started again meanwhile.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from agent.files import read_json, write_json
+from agent.files import read_json, sync_directory, write_json
 from agent.models import Json
 from agent.wire import number, whole
 
@@ -97,6 +99,31 @@ class Drain(Mark):
     def leave(self) -> None:
         """The agent was told to leave before its task had ended."""
         self.write(has_left=True)
+
+
+class Pause:
+    """That an operator has paused the agent, and why."""
+
+    def __init__(self, record: Path) -> None:
+        self.path = record.with_suffix(".paused")
+
+    def begin(self, why: str) -> None:
+        """On the disk when this returns. Raises OSError: who asked for it has to know that it would not last."""
+        write_json(self.path, {"why": why, "at_ms": int(time.time() * 1000)}, durable=True)
+
+    def end(self) -> None:
+        """The same, the other way."""
+        self.path.unlink(missing_ok=True)
+        sync_directory(self.path.parent)
+
+    def reason(self) -> str | None:
+        """Why it is paused; None if it is not. A file that cannot be read pauses all the same."""
+        try:
+            found = read_json(self.path)
+            return str(found.get("why") or "") if found else "" if self.path.exists() else None
+        except OSError as error:
+            log.warning("%s cannot be read: %s", self.path, error)
+            return ""
 
 
 def since_boot() -> float:

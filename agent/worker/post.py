@@ -12,6 +12,7 @@ from agent.runner.machine import GpuStats, MachineSampler
 from agent.runner.rundir import Runs
 from agent.runtimes.base import Runtime
 from agent.worker.bars import Bars
+from agent.worker.duty import Duty
 from agent.worker.identity import Identity
 from agent.worker.service import Supervisor
 from agent.worker.signals import Stop
@@ -22,7 +23,11 @@ GpusFor = Callable[[Mapping[str, str]], GpuStats | None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Post:
-    """What an agent is and has before it knows the server. `on_resume` is called when an operator resumes it."""
+    """What an agent is and has before it knows the server.
+
+    `on_resume` are called when an operator says that the agent shall take tasks again: whoever has put up a bar that a
+    person may take away listens there.
+    """
 
     setup: WorkerSetup
     settings: Settings
@@ -37,6 +42,7 @@ class Post:
     environ: Mapping[str, str]
     bars: Bars = field(default_factory=Bars)
     on_resume: list[Callable[[], None]] = field(default_factory=list)
+    duty: Duty = field(default_factory=Duty)
 
     def has_runs(self) -> bool:
         """Whether a run of this worker is still to be seen through."""

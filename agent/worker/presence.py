@@ -86,6 +86,11 @@ class Presence:
             log.log(level, "%s", stand.tag or "open", extra={"action": "standing"})
             self._news.set()
 
+    @property
+    def stand(self) -> Stand:
+        """What is told of it."""
+        return Stand(standing=Standing.DRAINING) if self._is_draining else self._stand
+
     def listen_to(self, queues: Sequence[str]) -> None:
         """Other queues from now on."""
         self._queues = tuple(queues)
@@ -123,8 +128,7 @@ class Presence:
             log.debug("properties were not taken: %s", error.message)
 
     def _all_tags(self) -> tuple[str, ...]:
-        stand = Stand(standing=Standing.DRAINING) if self._is_draining else self._stand
-        return tuple(dict.fromkeys(filter(None, (*self._tags, VERSION_TAG, stand.tag))))
+        return tuple(dict.fromkeys(filter(None, (*self._tags, VERSION_TAG, self.stand.tag))))
 
     async def _readings(self) -> Json | None:
         """What the machine does; a sensor that fails, or a disk that hangs, costs the readings and not the report."""

@@ -30,6 +30,8 @@ OURS = frozenset(
     {"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "CREDENTIALS_DIRECTORY", "JOURNAL_STREAM", HOLD_FILE}
 )
 OURS_PREFIX = "LISTEN_"
+#: What says that the configuration is being read, and is over with the next READY.
+RELOADING = frozenset({"RELOADING", "MONOTONIC_USEC"})
 
 
 class Supervisor:
@@ -60,7 +62,18 @@ class Supervisor:
     def ready(self) -> None:
         """The worker is registered: what waits for this unit may go on."""
         self._is_ready = True
+        self._unsent = {name: value for name, value in self._unsent.items() if name not in RELOADING}
         self._send(READY="1")
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it was told so."""
+        return self._is_ready
+
+    @property
+    def text(self) -> str:
+        """What the agent does, as it was last told."""
+        return self._text
 
     def status(self, text: str) -> None:
         """One line on what the agent does, for `systemctl status`, which everybody on the host may read."""
@@ -87,6 +100,14 @@ class Supervisor:
             self.ready()
         is_watched = self.is_supervised and not self._address
         return max(0.0, self._began + STARTED_SECONDS - time.monotonic()) if is_watched else 0.0
+
+    def reloading(self) -> None:
+        """The configuration is read again; the next `ready` says that this is over, whatever came of it. Not told
+        before the first `ready`: the agent is still starting then.
+        """
+        if self._is_ready:
+            microseconds = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+            self._send(RELOADING="1", MONOTONIC_USEC=str(microseconds))
 
     def stopping(self) -> None:
         """Only the last steps are left. From here on the service manager's stop time-out runs."""

@@ -102,8 +102,9 @@ async def when_reachable(
     stop: Stop,
     *,
     is_over: Callable[[], bool],
+    waits: bool,
 ) -> T | None:
-    """What `attempt` answers, or None once there is nothing to attempt. Under a supervisor outages are waited out."""
+    """What `attempt` answers, or None once there is nothing to attempt. `waits`: until an outage is over."""
     outage = Outage(supervisor.status)
     while not is_over():
         try:
@@ -112,7 +113,7 @@ async def when_reachable(
                 outage.over()
                 return found
         except (ServerUnreachable, ApiError, UnknownQueue) as error:
-            if not supervisor.is_supervised or not _may_pass(error):
+            if not waits or not _may_pass(error):
                 raise
             await unless(outage.wait(error), stop.next_wish)
     return None

@@ -1,8 +1,10 @@
 """The worker: who it is, where its tasks come from, then one task after the other until it is told to go.
 
-Three ways to go (`signals.py`). SIGTERM: leave; a running task runs on and the next agent of this worker id adopts it,
-which is what a restart, an upgrade or a service manager wants. SIGINT (Ctrl-C, `daemon --stop`): end the task, report
-it as stopped, then leave. SIGUSR1: drain, that is finish the task, take no other, then leave.
+Three ways to go (`signals.py`, or the control socket, `operations.py`). SIGTERM: leave; a running task runs on and the
+next agent of this worker id adopts it, which is what a restart, an upgrade or a service manager wants. SIGINT (Ctrl-C,
+`daemon --stop`): end the task, report it as stopped, then leave. SIGUSR1: drain, that is finish the task, take no
+other, then leave. And one to stay: SIGHUP has the configuration read again (`reload.py`), after which this process
+leaves and begins anew.
 """
 
 from __future__ import annotations
@@ -14,7 +16,6 @@ import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 from agent.api import server, workers
 from agent.api.client import AsyncClient, Client
@@ -29,18 +30,23 @@ from agent.runner.lifecycle import EXECUTOR_GRACE_SECONDS
 from agent.runner.rundir import Runs
 from agent.runtimes.base import Runtime
 from agent.worker.assembly import health_for
+from agent.worker.control import listening_on, socket_of
 from agent.worker.crew import Crew
 from agent.worker.health import Health
 from agent.worker.hold import is_held
 from agent.worker.listening import resolve_queues
 from agent.worker.marks import Drain, Failures
+from agent.worker.operations import Operations
 from agent.worker.poller import Outage
 from agent.worker.post import GpusFor, Post, sampler_for
 from agent.worker.presence import Presence
+from agent.worker.reload import Reload, Successor
+from agent.worker.report import hours_of
 from agent.worker.service import Supervisor, for_children
 from agent.worker.shift import shift_for
-from agent.worker.signals import Stop, beside, listen_for_stop, unless
+from agent.worker.signals import Stop, beside, hear_interrupt, listen_for_stop, unless
 from agent.worker.start import back_off, counted, prove, take_turn, when_reachable
+from agent.worker.wishes import keep_waiting
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +57,8 @@ REPORT_SECONDS = 10.0
 #: Who ends everything of a unit signals one process after the other; the executor gets its turn within this time.
 SAME_SIGNAL_SECONDS = 0.5
 LOOK_SECONDS = 0.02
+#: How soon a beginning that was refused is tried again.
+ANEW_SECONDS = 30.0
 
 
 async def run_worker(
@@ -62,13 +70,14 @@ async def run_worker(
     supervisor: Supervisor,
     gpus_for: GpusFor = lambda environment: None,
     environ: Mapping[str, str] | None = None,
-) -> bool:
-    """Work until told to stop. Raises AgentError when it cannot begin. Returns whether it is to begin anew."""
+) -> Successor | None:
+    """Work until told to stop. Raises AgentError when it cannot begin; returns what to become, if that is wished."""
     gpus = None if setup.cpu_only else gpus_for(setup.gpu_environment)
     loop = asyncio.get_running_loop()
     loop.set_default_executor(ThreadPoolExecutor(THREADS))
-    stop = listen_for_stop(loop)
+    stop = listen_for_stop(loop, interrupt_waits=setup.succession is not None)
     surroundings = os.environ if environ is None else environ
+    successor = None
     try:
         async with beside(supervisor.feed_watchdog()):
             identity = await take_turn(settings.agent, setup, supervisor, stop)
@@ -86,33 +95,51 @@ async def run_worker(
                     gpus_for=gpus_for,
                     environ=for_children(surroundings),
                 )
-                await _hold(post, takes_none=is_held(surroundings))
-            if stop.drain.is_set():
+                successor = await _hold(post, surroundings)
+            if stop.drain.is_set() and successor is None:
                 await unless(asyncio.sleep(supervisor.drained()), stop.leave)
-        return stop.anew.is_set()
+        return successor
     finally:
-        if not stop.anew.is_set():
+        if successor is None:
             supervisor.stopping()
         client.close()
 
 
-async def _hold(post: Post, *, takes_none: bool) -> None:
-    """Be this worker until told to go, and leave the marks that the next agent of its id has to know of."""
-    name_worker(post.identity.worker_id)
+async def _hold(post: Post, surroundings: Mapping[str, str]) -> Successor | None:
+    """Be this worker until told to go; returns what to become, with its worker id still held."""
+    identity = post.identity
+    name_worker(identity.worker_id)
+    reload = Reload(post.setup, identity, post.supervisor, post.stop, environ=surroundings)
+    successor = None
+    try:
+        operations = Operations(post, reload)
+        operations.obey_pause()
+        async with listening_on(socket_of(identity.record), operations), beside(reload.on_request()):
+            await _be(post, takes_none=is_held(surroundings))
+        successor = reload.successor(has_runs=post.has_runs())
+        return successor
+    finally:
+        if successor is None:
+            identity.release()
+        else:
+            keep_waiting()
+
+
+async def _be(post: Post, *, takes_none: bool) -> None:
+    """Begin and work, and leave the marks that the next agent of this worker id has to know of."""
     failures, drain = Failures(post.identity.record), Drain(post.identity.record)
     if takes_none:
         log.info("held: no task is taken until `supervisor-gen resume`", extra={"action": "held"})
     if takes_none or drain.is_wanted():
         post.stop.wish_drain()
-    try:
-        with counted(failures, post.supervisor):
-            async with beside(_mark_drain(post, drain)):
-                await back_off(failures, post.supervisor, post.stop)
-                await _begin(post, failures)
-            if post.stop.drain.is_set():
-                _end_drain(post, drain)
-    finally:
-        post.identity.release()
+    if (before := post.setup.succession) is not None and before.was_ready:
+        post.supervisor.ready()  # it still is, as far as a supervisor is concerned: the reload is over
+    with counted(failures, post.supervisor):
+        async with beside(_mark_drain(post, drain)):
+            await back_off(failures, post.supervisor, post.stop)
+            await _begin(post, failures)
+        if post.stop.drain.is_set():
+            _end_drain(post, drain)
 
 
 async def _mark_drain(post: Post, drain: Drain) -> None:
@@ -138,7 +165,8 @@ async def _begin(post: Post, failures: Failures) -> None:
     def is_over() -> bool:
         return stop.leave.is_set() or (stop.drain.is_set() and not post.has_runs())
 
-    connected = await when_reachable(lambda: _connect(post), post.supervisor, stop, is_over=is_over)
+    waits = post.supervisor.is_supervised or post.setup.succession is not None
+    connected = await when_reachable(lambda: _connect(post), post.supervisor, stop, is_over=is_over, waits=waits)
     if connected is None:
         if stop.end_task.is_set():
             await recovery.end_left_behind(
@@ -153,12 +181,6 @@ async def _begin(post: Post, failures: Failures) -> None:
     post.supervisor.ready()
     async with beside(prove(failures, post.supervisor)):
         await _serve(post, source, presence)
-
-
-def hours_of(settings: Settings) -> dict[str, Any]:
-    """What `daemon --status` is told of an agent's hours."""
-    agent = settings.agent
-    return {"uptime": list(agent.uptime), "downtime": list(agent.downtime), "timezone": agent.timezone}
 
 
 async def _connect(post: Post) -> tuple[Source, Presence]:
@@ -198,7 +220,9 @@ async def _serve(post: Post, source: Source, presence: Presence) -> None:
     health = health_for(post)
     post.on_resume.append(health.acknowledge)
     crew = Crew(shift_for(post, source, presence, health))
+    post.duty.begins(crew, presence)
     working = asyncio.create_task(crew.work(Outage(post.supervisor.status)))
+    hear_interrupt()
     try:
         async with (
             beside(presence.run()),
@@ -209,16 +233,17 @@ async def _serve(post: Post, source: Source, presence: Presence) -> None:
             await _until_done_or_leaving(working, post, crew)
     finally:
         await crew.dismiss()
-        stays_listed = post.has_runs() or post.stop.anew.is_set()  # a run that is left behind is one of a listed worker
-        if not stays_listed:
+        if not (post.has_runs() or post.stop.anew.is_set()):  # a run that is left behind keeps its worker on the list
             await presence.unregister()
 
 
 async def _begin_anew(health: Health, stop: Stop) -> None:
-    """Once the GPUs are there that were missing, have them given to this agent as at any start."""
+    """Once GPUs are there that were missing, begin anew as with a changed configuration: so they are found out."""
     await health.until_complete()
-    log.info("the GPUs that were missing are there: beginning anew", extra={"action": "begin_anew"})
-    stop.begin_anew()
+    while True:
+        log.info("the GPUs that were missing are there: beginning anew", extra={"action": "begin_anew"})
+        stop.reread.set()
+        await asyncio.sleep(ANEW_SECONDS)
 
 
 async def _tell_of_drain(stop: Stop, presence: Presence) -> None:
@@ -254,7 +279,8 @@ async def _until_done_or_leaving(working: asyncio.Task[None], post: Post, crew: 
     leaving = asyncio.create_task(stop.leave.wait())
     await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
     leaving.cancel()
-    if not working.done() and (stop.end_task.is_set() or await _is_ending(working, post)):
+    is_ending = stop.end_task.is_set() or (not stop.anew.is_set() and await _is_ending(working, post))
+    if not working.done() and is_ending:
         log.info("ending the task, then leaving", extra={"action": "stop"})
         grace = post.settings.agent.stop_grace_seconds + EXECUTOR_GRACE_SECONDS + REPORT_SECONDS
         post.supervisor.ending(seconds=grace)

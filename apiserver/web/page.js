@@ -223,9 +223,9 @@ function workerRow(worker) {
 }
 
 // Agents say in their tags whether they take tasks: "closed until TIME", "waiting: WHY". The gravest is last, and counts.
-const STANDINGS = ["forced on", "closed", "forced off", "waiting", "cordoned", "draining"];
+const STANDINGS = ["forced on", "closed", "forced off", "waiting", "paused", "cordoned", "draining"];
 const STANDING_TAG = new RegExp(`^(${STANDINGS.join("|")})(?: until (\\S+)|: (.+))?$`);
-const LOOKS = { "forced on": "idle", closed: "idle", "forced off": "idle", waiting: "queued", cordoned: "failed", draining: "queued" };
+const LOOKS = { "forced on": "idle", closed: "idle", "forced off": "idle", waiting: "queued", paused: "queued", cordoned: "failed", draining: "queued" };
 
 function statesOf(worker) {
   const said = (worker.tags || []).map((tag) => STANDING_TAG.exec(tag)).filter(Boolean);

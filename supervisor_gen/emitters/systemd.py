@@ -186,6 +186,7 @@ def _identity(agent: PlannedAgent) -> Iterator[str]:
     if settings.config_file != DEFAULT_CONFIG_FILE:
         yield "LoadCredential="
         yield f"LoadCredential=clearml.conf:{settings.config_file}"
+        yield f"Environment=GPUFLEET_CONFIG_FILE={settings.config_file}"
     if has_own_user(settings):
         own = f"clearml-agent-{settings.user}"
         yield f"User={settings.user}"

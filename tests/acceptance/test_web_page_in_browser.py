@@ -169,6 +169,7 @@ def test_workers_that_take_nothing_say_why(page: Browser, server: ServerProcess)
         "t:cordoned": ("cordoned: GPU 1 is lost", "cordoned", "GPU 1 is lost"),
         "t:draining": ("draining", "running draining", ""),
         "t:forced": ("forced off", "forced off", ""),
+        "t:paused": ("paused: new disks", "paused", "new disks"),
         "t:open": ("anything else", "idle", ""),
         "t:waiting": (f"waiting: {MARKUP}", "waiting", re.escape(MARKUP)),
     }

@@ -269,6 +269,7 @@ def fleet(server: ServerProcess) -> dict[str, str]:
         "opened:0": ["forced on"],
         "lacking:0": ["waiting: no memory"],
         "broken:0": ["cordoned: GPU 1 is lost"],
+        "paused:0": ["paused: new disks", "closed"],
         "crew:0": [],
         "pool:dgpu0,1": ["draining"],
     }.items():
@@ -361,6 +362,7 @@ def snapshot(server: ServerProcess, fleet: dict[str, str], plugin: Plugin) -> Sn
         ({"worker": "closed:0", "wait_for": "closed"}, ""),
         ({"worker": "forced:0", "wait_for": "closed"}, ""),
         ({"worker": "broken:0", "wait_for": "closed"}, ""),
+        ({"worker": "paused:0", "wait_for": "closed"}, ""),
         ({"worker": "pool:dgpu0,1", "wait_for": "closed"}, ""),
         ({"worker": "open:0", "wait_for": "closed"}, "it is idle"),
         ({"worker": "lacking:0", "wait_for": "closed"}, "it is waiting: no memory"),

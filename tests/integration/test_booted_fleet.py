@@ -411,7 +411,7 @@ def test_the_commands_of_the_documentation_work(fleet: Fleet) -> None:
         if block.tested_by.endswith("test_booted_fleet.py")
         for command in block.commands
     ]
-    assert len(commands) == 9
+    assert len(commands) == 10
     path = f"{PRODUCT}/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
     for command in commands:
         fleet.host.run("bash", "-euo", "pipefail", "-c", command, env={"PATH": path, "SYSTEMD_PAGER": "cat"})

@@ -19,13 +19,15 @@ from agent.models import WorkerSetup
 from agent.worker.identity import file_name_of
 
 
-def wait_for(condition: Callable[[], Any], *, seconds: float = 20.0, what: str = "") -> Any:
+def wait_for(
+    condition: Callable[[], Any], *, seconds: float = 20.0, what: str = "", pause_seconds: float = 0.02
+) -> Any:
     """Poll until `condition` gives something true; AssertionError after the deadline."""
     deadline = time.monotonic() + seconds
     while not (value := condition()):
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {seconds} s: {what or condition}")
-        time.sleep(0.02)
+        time.sleep(pause_seconds)
     return value
 
 

@@ -16,7 +16,7 @@ import pytest
 from support.settings import settings_for
 
 from agent.api.workers import Property
-from agent.cli.daemon import Wishes, environment_for, worker_command, worker_setup
+from agent.cli.daemon import Wishes, environment_for, worker_setup
 from agent.cli.detach import last_error, log_name
 from agent.cli.options import resolve_gpus, with_git_credentials
 from agent.cli.records import LiveAgent, live_agents
@@ -28,6 +28,7 @@ from agent.gpu.visible import parse_visibility
 from agent.gpu.wire import inventory_from_json
 from agent.models import WorkerSetup
 from agent.process.procfs import start_ticks_of
+from agent.worker.becoming import worker_command
 
 
 def never() -> Inventory:

@@ -49,6 +49,8 @@ def ids(*names: str) -> list[str]:
         (("forced off",), "forced off", "running, forced off"),
         (("waiting: GPU 0 is in use",), "waiting: GPU 0 is in use", "running, waiting: GPU 0 is in use"),
         (("cordoned: GPU 1 is lost",), "cordoned: GPU 1 is lost", "running, cordoned: GPU 1 is lost"),
+        (("paused: new disks",), "paused: new disks", "running, paused: new disks"),
+        (("paused", "closed", "waiting: GPU 0 is in use"), "paused", "running, paused"),
         (("draining", "closed"), "draining", "running, draining"),
     ],
 )

@@ -151,6 +151,15 @@ def test_units_start_the_program_that_was_named() -> None:
     assert not any("/opt/gpufleet" in file.text for file in files.values())
 
 
+def test_a_reload_hands_over_the_file_that_the_agent_was_given() -> None:
+    files = emitted("systemd", agent("gpu0", device(0)), agent("own", config_file="/etc/other.conf"))
+    assert "--config-file ${GPUFLEET_CONFIG_FILE} reload --give-file\n" in files[TEMPLATE].text
+    assert "Environment=GPUFLEET_CONFIG_FILE=/etc/gpufleet/clearml.conf\n" in files[TEMPLATE].text
+    drop_in = "etc/systemd/system/clearml-agent@{}.service.d/agent.conf"
+    assert "\nEnvironment=GPUFLEET_CONFIG_FILE=/etc/other.conf\n" in files[drop_in.format("own")].text
+    assert "GPUFLEET_CONFIG_FILE" not in files[drop_in.format("gpu0")].text
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [

@@ -18,7 +18,8 @@ description:
     gives them, without C(force).
   - Groups of a host are C(queue_NAME) for each queue that its workers listen to, C(gpus_COUNT), and C(state_STATE)
     for each state that one of its workers is in (C(idle), C(running), C(closed), C(forced_on), C(forced_off),
-    C(waiting), C(cordoned), C(draining)). A worker that runs a task while it is closed or drains counts for both.
+    C(waiting), C(paused), C(cordoned), C(draining)). A worker that runs a task while it is closed or drains counts
+    for both.
     What is no letter, digit or underscore becomes an underscore.
   - The server does not know models of GPUs. If the agents have tags that name them, O(keyed_groups) makes groups of
     these.

@@ -11,9 +11,9 @@ import re
 from ansible_collections.gpufleet.clearml.plugins.module_utils.clearml_api import Server, natural
 
 #: The words of a tag that tells how a worker stands, the gravest last: where several are there, the last one counts.
-STANDINGS = ("open", "forced on", "closed", "forced off", "waiting", "cordoned", "draining")
+STANDINGS = ("open", "forced on", "closed", "forced off", "waiting", "paused", "cordoned", "draining")
 TAKING = ("open", "forced on")
-CLOSED = ("closed", "forced off", "cordoned", "draining")
+CLOSED = ("closed", "forced off", "paused", "cordoned", "draining")
 VERSION_TAG = "gpufleet "
 DUPLICATE_ID = "duplicate-id"
 

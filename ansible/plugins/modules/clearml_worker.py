@@ -62,7 +62,8 @@ options:
       - V(gone) until it is not on the server's list. An agent that ends takes itself off; one that is killed, or
         whose host fails, stays for ten minutes.
       - V(open) until it tells that it takes tasks, be it forced or not.
-      - V(closed) until it tells that it takes none. It is out of its hours, forced off, cordoned or draining.
+      - V(closed) until it tells that it takes none. It is out of its hours, forced off, paused, cordoned or
+        draining.
     type: str
     choices: [registered, idle, gone, open, closed]
   version:

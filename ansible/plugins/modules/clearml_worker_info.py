@@ -81,14 +81,14 @@ workers:
       description: C(idle), C(running), or how it stands (C(closed), C(running, draining)).
       type: str
     standing:
-      description: How it stands, one of C(open), C(forced on), C(closed), C(forced off), C(waiting), C(cordoned),
-        C(draining).
+      description: How it stands, one of C(open), C(forced on), C(closed), C(forced off), C(waiting), C(paused),
+        C(cordoned), C(draining).
       type: str
     until:
       description: When that ends (ISO 8601), or null.
       type: str
     why:
-      description: The reason of C(waiting) and C(cordoned), or null.
+      description: The reason of C(waiting), C(paused) and C(cordoned), or null.
       type: str
     runs:
       description: Whether it or a sub-worker of it has a task.
