@@ -23,7 +23,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -34,7 +34,7 @@ from agent.models import Json, Succession, WorkerSetup
 from agent.worker.becoming import become_daemon
 from agent.worker.identity import Identity
 from agent.worker.service import Supervisor
-from agent.worker.signals import HANDLED, Stop
+from agent.worker.signals import Stop, keep_for_later
 
 log = logging.getLogger(__name__)
 
@@ -54,10 +54,14 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Successor:
-    """What this process is to become: the set-up and the environment of the next agent."""
+    """What this process is to become: the set-up and the environment of the next agent.
+
+    `late` are signals that came when this one could not heed them any more: they are for the next one.
+    """
 
     setup: WorkerSetup
     environment: Mapping[str, str]
+    late: Sequence[int] = ()
 
 
 class Reload:
@@ -126,7 +130,8 @@ class Reload:
         if has_runs and is_moved(self._setup, setup):  # a task was taken while the agent was leaving
             log.error("the configuration stays as it was: a task runs on its server", extra={"action": "reload"})
             setup = self._setup
-        return replace(found, setup=replace(setup, succession=self._succession()))
+        late = keep_for_later(asyncio.get_running_loop())
+        return replace(found, setup=replace(setup, succession=self._succession()), late=late)
 
     def _succession(self) -> Succession:
         identity = self._identity
@@ -204,12 +209,9 @@ def server_of(setup: WorkerSetup) -> str:
     return Settings.from_json(setup.settings).api.api_server
 
 
-def hold_signals() -> None:
-    """Keep them for the agent that this process becomes: nobody listens in between."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED)
-
-
 def become(successor: Successor) -> None:
     """Replace this process by the next agent. Does not return."""
+    for number in successor.late:
+        signal.raise_signal(number)  # waits until the next agent listens
     state = Settings.from_json(successor.setup.settings).agent.state_dir
     become_daemon(Path(state).expanduser() / "workers", successor.setup, successor.environment)
