@@ -111,15 +111,20 @@ class Reload:
                     raise AgentError("the agent is just beginning anew", hint="Try again in a moment.")
                 if self._stop.leave.is_set():
                     raise AgentError("the agent is leaving")
-                self._successor = await self._read(config or self._setup.given_config)
+                found = await self._read(config or self._setup.given_config)
             except AgentError as error:
                 self.last = Attempt(at=time.time(), error=error.message, exit_code=error.exit_code)
                 log.error("the configuration stays as it was: %s", error, extra={"action": "reload"})
                 if self._supervisor.is_ready:
                     self._supervisor.ready()
                 raise
-            log.info("the configuration was read again: starting anew with it", extra={"action": "reload"})
-            self._stop.wish_anew()
+            self.accept(found)
+
+    def accept(self, successor: Successor) -> None:
+        """Leave, to become this one."""
+        log.info("the configuration was read again: starting anew with it", extra={"action": "reload"})
+        self._successor = successor
+        self._stop.wish_anew()
 
     def successor(self, *, has_runs: bool) -> Successor | None:
         """What to become now that everything else is over; None if the agent is to end."""
