@@ -19,10 +19,11 @@ import asyncio
 import contextlib
 import logging
 import os
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -33,7 +34,7 @@ from agent.models import Json, Succession, WorkerSetup
 from agent.worker.becoming import become_daemon
 from agent.worker.identity import Identity
 from agent.worker.service import Supervisor
-from agent.worker.signals import Stop
+from agent.worker.signals import Stop, keep_for_later
 
 log = logging.getLogger(__name__)
 
@@ -53,10 +54,14 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Successor:
-    """What this process is to become: the set-up and the environment of the next agent."""
+    """What this process is to become: the set-up and the environment of the next agent.
+
+    `late` are signals that came when this one could not heed them any more: they are for the next one.
+    """
 
     setup: WorkerSetup
     environment: Mapping[str, str]
+    late: Sequence[int] = ()
 
 
 class Reload:
@@ -106,15 +111,20 @@ class Reload:
                     raise AgentError("the agent is just beginning anew", hint="Try again in a moment.")
                 if self._stop.leave.is_set():
                     raise AgentError("the agent is leaving")
-                self._successor = await self._read(config or self._setup.given_config)
+                found = await self._read(config or self._setup.given_config)
             except AgentError as error:
                 self.last = Attempt(at=time.time(), error=error.message, exit_code=error.exit_code)
                 log.error("the configuration stays as it was: %s", error, extra={"action": "reload"})
                 if self._supervisor.is_ready:
                     self._supervisor.ready()
                 raise
-            log.info("the configuration was read again: starting anew with it", extra={"action": "reload"})
-            self._stop.wish_anew()
+            self.accept(found)
+
+    def accept(self, successor: Successor) -> None:
+        """Leave, to become this one."""
+        log.info("the configuration was read again: starting anew with it", extra={"action": "reload"})
+        self._successor = successor
+        self._stop.wish_anew()
 
     def successor(self, *, has_runs: bool) -> Successor | None:
         """What to become now that everything else is over; None if the agent is to end."""
@@ -125,7 +135,8 @@ class Reload:
         if has_runs and is_moved(self._setup, setup):  # a task was taken while the agent was leaving
             log.error("the configuration stays as it was: a task runs on its server", extra={"action": "reload"})
             setup = self._setup
-        return replace(found, setup=replace(setup, succession=self._succession()))
+        late = keep_for_later(asyncio.get_running_loop())
+        return replace(found, setup=replace(setup, succession=self._succession()), late=late)
 
     def _succession(self) -> Succession:
         identity = self._identity
@@ -205,5 +216,7 @@ def server_of(setup: WorkerSetup) -> str:
 
 def become(successor: Successor) -> None:
     """Replace this process by the next agent. Does not return."""
+    for number in successor.late:
+        signal.raise_signal(number)  # waits until the next agent listens
     state = Settings.from_json(successor.setup.settings).agent.state_dir
     become_daemon(Path(state).expanduser() / "workers", successor.setup, successor.environment)

@@ -87,6 +87,27 @@ def listen_for_stop(loop: asyncio.AbstractEventLoop, *, interrupt_waits: bool = 
     return stop
 
 
+def keep_for_later(loop: asyncio.AbstractEventLoop) -> list[int]:
+    """From here on the signals are for the agent that this process becomes: the kernel keeps them.
+
+    What it has delivered before, and the loop has not looked at yet, is in the returned list once the loop has ended.
+    """
+    late: list[int] = []
+    signal.pthread_sigmask(signal.SIG_BLOCK, WISHES)
+    for number in WISHES:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            loop.add_signal_handler(number, late.append, number)
+    return late
+
+
+def leave_signals_to_the_loop() -> None:
+    """In every other thread: a signal is for the thread of the loop, also when that wants it to wait.
+
+    A thread takes a moment to be gone after it was joined, and would take it then, when nobody handles it any more.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, WISHES)
+
+
 def hear_interrupt() -> None:
     """Let a SIGINT that had to wait through."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})

@@ -44,9 +44,8 @@ from agent.worker.reload import Reload, Successor
 from agent.worker.report import hours_of
 from agent.worker.service import Supervisor, for_children
 from agent.worker.shift import shift_for
-from agent.worker.signals import Stop, beside, hear_interrupt, listen_for_stop, unless
+from agent.worker.signals import Stop, beside, hear_interrupt, leave_signals_to_the_loop, listen_for_stop, unless
 from agent.worker.start import back_off, counted, prove, take_turn, when_reachable
-from agent.worker.wishes import keep_waiting
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +73,7 @@ async def run_worker(
     """Work until told to stop. Raises AgentError when it cannot begin; returns what to become, if that is wished."""
     gpus = None if setup.cpu_only else gpus_for(setup.gpu_environment)
     loop = asyncio.get_running_loop()
-    loop.set_default_executor(ThreadPoolExecutor(THREADS))
+    loop.set_default_executor(ThreadPoolExecutor(THREADS, initializer=leave_signals_to_the_loop))
     stop = listen_for_stop(loop, interrupt_waits=setup.succession is not None)
     surroundings = os.environ if environ is None else environ
     successor = None
@@ -121,8 +120,6 @@ async def _hold(post: Post, surroundings: Mapping[str, str]) -> Successor | None
     finally:
         if successor is None:
             identity.release()
-        else:
-            keep_waiting()
 
 
 async def _be(post: Post, *, takes_none: bool) -> None:

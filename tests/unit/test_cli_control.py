@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,9 +21,12 @@ from agent.models import Succession, WorkerSetup
 from agent.runner.rundir import Runs
 from agent.worker.bars import Bars
 from agent.worker.crew import Undivided
+from agent.worker.identity import Identity
 from agent.worker.marks import Pause
 from agent.worker.operations import Operations
-from agent.worker.reload import original_environment
+from agent.worker.reload import Reload, Successor, original_environment
+from agent.worker.service import Supervisor
+from agent.worker.signals import Stop
 from agent.worker.standing import Standing
 
 
@@ -131,3 +135,26 @@ async def _pause_amid_a_claim(tmp_path: Path) -> None:
         await asyncio.sleep(0)
         assert not pausing.done()
     assert await asyncio.wait_for(pausing, 5) == {"tasks": []}
+
+
+def test_a_request_that_comes_while_the_agent_begins_anew_is_for_the_next_one(tmp_path: Path) -> None:
+    setup = asyncio.run(_reread_amid_a_reload(tmp_path, WorkerSetup(settings=settings_for().to_json())))
+    assert setup.succession is not None
+    stop, identity = Stop(), Identity(worker_id="h", slot=None, record=tmp_path / "h.lock", descriptor=0)
+    Reload(setup, identity, Supervisor(), stop, environ={})
+    assert stop.reread.is_set()
+
+
+async def _reread_amid_a_reload(tmp_path: Path, setup: WorkerSetup) -> WorkerSetup:
+    identity, stop = Identity(worker_id="h", slot=None, record=tmp_path / "h.lock", descriptor=0), Stop()
+    reload = Reload(setup, identity, Supervisor(), stop, environ={})
+    reload.accept(Successor(setup=setup, environment={}))
+    stop.reread.set()
+    await asyncio.wait_for(reload.on_request(), 5)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    try:
+        found = reload.successor(has_runs=False)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    assert found is not None
+    return found.setup
