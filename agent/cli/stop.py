@@ -122,22 +122,25 @@ def _wait_for_ends(agents: Sequence[LiveAgent], tasks: Mapping[str, Sequence[str
 
 def _wait_for_drains(agents: Sequence[LiveAgent], tasks: Mapping[str, Sequence[str]], seconds: float | None) -> None:
     """Say what is waited for, and wait. A drain goes on whether or not somebody waits for it."""
-    for agent in agents:
-        waits = f"; waits for {', '.join(tasks[agent.worker_id])}" if tasks[agent.worker_id] else ""
-        click.echo(f"Draining {agent.worker_id} (pid {agent.pid}){waits}")
-    if seconds == 0:
-        return
-    deadline = float("inf") if seconds is None else time.monotonic() + seconds
     try:
         for agent in agents:
-            if not _is_gone(agent, deadline):
-                raise AgentError(
-                    f"agent {agent.worker_id} (pid {agent.pid}) still has a task after {seconds:.0f} s",
-                    hint="It goes on draining. The same command waits on; `--stop` without --drain ends the task.",
-                )
-            click.echo(f"{DONE[Way.DRAIN]} {agent.worker_id} (pid {agent.pid})")
+            waits = f"; waits for {', '.join(tasks[agent.worker_id])}" if tasks[agent.worker_id] else ""
+            click.echo(f"Draining {agent.worker_id} (pid {agent.pid}){waits}")
+        if seconds != 0:
+            _wait_until_drained(agents, seconds)
     except KeyboardInterrupt as error:
         raise Interrupted("interrupted: the agents go on draining") from error
+
+
+def _wait_until_drained(agents: Sequence[LiveAgent], seconds: float | None) -> None:
+    deadline = float("inf") if seconds is None else time.monotonic() + seconds
+    for agent in agents:
+        if not _is_gone(agent, deadline):
+            raise AgentError(
+                f"agent {agent.worker_id} (pid {agent.pid}) still has a task after {seconds:.0f} s",
+                hint="It goes on draining. The same command waits on; `--stop` without --drain ends the task.",
+            )
+        click.echo(f"{DONE[Way.DRAIN]} {agent.worker_id} (pid {agent.pid})")
 
 
 def _is_gone(agent: LiveAgent, deadline: float) -> bool:
