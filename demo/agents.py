@@ -44,8 +44,8 @@ def topology(gpus: Sequence[int], configuration: Path) -> str:
 
 def visible_gpus() -> tuple[int, ...]:
     """The indices of the GPUs that the driver shows, but for those in MIG mode; none where there is no driver."""
+    from agent.gpu.inventory import read_inventory
     from agent.gpu.model import Gpus
-    from agent.gpu.nvml import read_inventory
 
     inventory = read_inventory()
     return tuple(gpu.index for gpu in inventory.gpus if not gpu.mig_enabled) if isinstance(inventory, Gpus) else ()

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from agent.gpu.nvml import cpu_list
+from agent.gpu.kernel import cpu_list
 from agent.table import table
 from supervisor_gen.emitters.base import cpus_for
 from supervisor_gen.fleet import FleetPlan

@@ -34,7 +34,7 @@ from agent.config.files import write_files
 from agent.config.schema import Settings
 from agent.errors import GpuMissing, GpuSpecError, UsageError
 from agent.gpu.allocation import Layout
-from agent.gpu.nvml import read_inventory
+from agent.gpu.inventory import read_inventory
 from agent.gpu.visible import Visibility, parse_visibility
 from agent.models import WorkerSetup
 from agent.process.procfs import start_ticks_of

@@ -12,7 +12,7 @@ from agent.cli.group import HELP, AgentCommand, Invocation, not_yet
 from agent.cli.options import hide_secrets, resolve_gpus, shared_options, with_git_credentials
 from agent.config.files import write_files
 from agent.errors import UsageError
-from agent.gpu.nvml import read_inventory
+from agent.gpu.inventory import read_inventory
 
 
 @click.command("execute", cls=AgentCommand, context_settings=HELP, short_help="Run one task in the foreground.")

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from agent.errors import SetupFailed
-from agent.executor.requirements import Kind, Wanted, plan_for
+from agent.executor.wanted import Kind, Wanted, plan_for
 from agent.executor.workspace import Workspace
 from agent.packages import interpreter as interpreters
 from agent.packages import pick, venv

@@ -20,8 +20,9 @@ from agent.executor.environment import Environment, open_environment
 from agent.executor.faults import DISK_TAKES_NOTHING, of_the_system
 from agent.executor.fold import Folder
 from agent.executor.patch import apply_changes
-from agent.executor.requirements import Wanted, requirements_for
+from agent.executor.requirements import requirements_for
 from agent.executor.running import Command, Exit, run_to_end
+from agent.executor.wanted import Wanted
 from agent.executor.workspace import Workspace, open_workspace, save_environment, save_outcome
 from agent.files import write_json
 from agent.models import Outcome

@@ -8,8 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from agent.gpu.condition import XidWatch, condition_of, watch_xids
 from agent.gpu.health import Condition, Device, Xid
-from agent.gpu.nvml import Nvml, NvmlFailed, XidWatch
+from agent.gpu.inventory import survey
+from agent.gpu.nvml import Nvml, NvmlFailed
 from agent.gpu.stats import visible_devices
 from agent.gpu.visible import missing
 
@@ -67,7 +69,7 @@ class Checkup:
         devices = self._devices or (() if self._missing else self._found(nvml))
         conditions = {**{device: _condition(nvml, device) for device in devices}, **absent}
         if self._watch is None:
-            self._watch = nvml.watch_xids(device.uuid for device in devices if device.uuid)
+            self._watch = watch_xids(nvml, (device.uuid for device in devices if device.uuid))
         else:
             heard = (*heard, *self._watch.take(now))
         # a GPU that comes back is only seen by who opens the driver again
@@ -77,11 +79,11 @@ class Checkup:
     def _still_missing(self, nvml: Nvml) -> dict[Device, Condition]:
         if not self._missing:
             return {}
-        absent = missing(self._missing, nvml.inventory())
+        absent = missing(self._missing, survey(nvml))
         return {Device(label=label, uuid=""): Condition(lost=f"is missing: {why}") for label, why in absent.items()}
 
     def _found(self, nvml: Nvml) -> tuple[Device, ...]:
-        found = visible_devices(nvml.inventory(), self._visible)
+        found = visible_devices(survey(nvml), self._visible)
         devices = tuple(Device(label=device.label, uuid=device.uuid) for device in found)
         if all(device.uuid for device in devices):
             self._devices = devices
@@ -98,4 +100,4 @@ class Checkup:
 
 
 def _condition(nvml: Nvml, device: Device) -> Condition:
-    return nvml.condition(device.uuid) if device.uuid else Condition(lost="does not answer")
+    return condition_of(nvml, device.uuid) if device.uuid else Condition(lost="does not answer")

@@ -75,7 +75,7 @@ class GpuSampler:
         if self._nvml is None:
             self._nvml = Nvml()
         if self._devices is None:
-            self._devices = visible_devices(self._nvml.inventory(), self._visible)
+            self._devices = _devices_of(self._nvml, self._visible)
         readings = [self._reading(self._nvml, device) for device in self._devices]
         if self._lost:  # a GPU that comes back is only seen by who opens the driver again
             self._close()
@@ -102,6 +102,12 @@ class GpuSampler:
         if self._nvml is not None:
             self._nvml.close()
         self._nvml = None
+
+
+def _devices_of(nvml: Nvml, visible: str | None) -> tuple[Device, ...]:
+    from agent.gpu.inventory import survey  # only where there is a library
+
+    return visible_devices(survey(nvml), visible)
 
 
 def visible_devices(inventory: Gpus, visible: str | None) -> tuple[Device, ...]:

@@ -65,7 +65,7 @@ def _text_of(file: Path) -> str:
 
 def gpus_of_this_host(wait_seconds: int = 0) -> Inventory:
     """What NVML says, after waiting for a driver that is still being loaded."""
-    from agent.gpu.nvml import read_inventory
+    from agent.gpu.inventory import read_inventory
 
     deadline = time.monotonic() + wait_seconds
     while isinstance(found := read_inventory(with_peers=True), Unknown) and time.monotonic() < deadline:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import click
 
-from agent.gpu.nvml import cpu_list
+from agent.gpu.kernel import cpu_list
 from agent.table import table
 from supervisor_gen.cli.options import choosing_options, scene_options
 from supervisor_gen.operate import Scene, Status, statuses

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from agent.gpu.nvml import cpu_list
+from agent.gpu.kernel import cpu_list
 from supervisor_gen.model import DEFAULT_USER, AgentSettings, Files, HostPlan, PlannedAgent, Site
 
 MARK = "# Made by supervisor-gen"

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent.parent
 INVENTORY = """
 import json, sys
 from agent.gpu.wire import inventory_to_json
-from agent.gpu.nvml import read_inventory
+from agent.gpu.inventory import read_inventory
 print(json.dumps(inventory_to_json(read_inventory(**json.loads((sys.argv + ["{}"])[1])))))
 """
 WITH_PEERS = json.dumps({"with_peers": True})
@@ -369,15 +369,16 @@ def test_a_driver_that_is_not_loaded_says_so_of_itself(tmp_path: Path) -> None:
     assert silence == "NVML: Driver Not Loaded"
 
 
-def test_binding_is_not_imported_without_a_library() -> None:
+def test_binding_and_what_asks_through_it_are_not_imported_without_a_library() -> None:
     program = """
-import sys
-from agent.gpu.nvml import read_inventory
-from agent.gpu.stats import sampler_for
+import json, sys
 import agent.gpu.nvml as nvml
+from agent.gpu.stats import sampler_for
 nvml.LIBRARY = "libno-such-thing.so.1"
 assert sampler_for({}, environ={}) is None
-read_inventory()
-print("null" if "pynvml" not in sys.modules else "1")
+of_sampler = [name for name in ("inventory", "peers", "condition", "checkup") if f"agent.gpu.{name}" in sys.modules]
+from agent.gpu.inventory import read_inventory
+read_inventory(with_peers=True)
+print(json.dumps([of_sampler, "pynvml" in sys.modules, "agent.gpu.peers" in sys.modules]))
 """
-    assert ask(program, CONFIGS / "none.conf") is None
+    assert ask(program, CONFIGS / "none.conf") == [[], False, False]

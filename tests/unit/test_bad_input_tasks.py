@@ -24,10 +24,12 @@ from agent.api.queues import Queue, Steering, Waiting
 from agent.api.server import Features
 from agent.api.transport import Reply, Transport
 from agent.errors import AgentError, ApiError, BadTask, SetupFailed
-from agent.executor import patch, requirements
+from agent.executor import patch
 from agent.executor.entry import entry_for
+from agent.executor.places import Places
 from agent.executor.remotes import parse
-from agent.executor.requirements import Wanted, plan_for
+from agent.executor.requirements_file import read_text
+from agent.executor.wanted import Found, Wanted, plan_for
 from agent.models import ExecutorSetup, Outcome, Script, Task
 from agent.packages.uv import install_command
 from agent.process.environ import for_task, task_section
@@ -133,7 +135,7 @@ def _try_everything(wire: Mapping[str, Any], code: _Code) -> None:
         pass
     for text in script.requirements.values():
         with contextlib.suppress(SetupFailed):
-            _check_installer(requirements._Reader((root,), root).read(text or "", origin="task"))
+            _check_installer(_read(code.root, text or ""))
     assert patch.is_diff(script.diff) in (True, False)
     assert isinstance(patch._bytes_of(script.diff), bytes)
     _check_environment(task_section(task.hyperparams))
@@ -189,7 +191,7 @@ def test_anything_at_all_is_a_task_or_a_bad_task(wire: Any) -> None:
 @given(text=st.lists(st.sampled_from(EVIL_TEXTS) | st.text(max_size=30), max_size=5).map("\n".join))
 def test_any_text_of_requirements_is_a_plan_or_an_error(code: _Code, text: str) -> None:
     with contextlib.suppress(SetupFailed):
-        _check_installer(requirements._Reader((str(code.root),), str(code.root)).read(text, origin="task"))
+        _check_installer(_read(code.root, text))
 
 
 @examples(100)
@@ -237,7 +239,9 @@ def test_a_link_within_the_repository_is_followed(tmp_path: Path) -> None:
 
 
 def _read(root: Path, text: str) -> Wanted:
-    return requirements._Reader((str(root),), str(root)).read(text, origin="task")
+    found = Found()
+    read_text(text, Places(folders=(str(root),), root=str(root)), found)
+    return found.wanted(origin="task")
 
 
 @pytest.mark.parametrize(

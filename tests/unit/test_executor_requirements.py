@@ -10,10 +10,12 @@ import pytest
 
 from agent.config import defaults
 from agent.errors import SetupFailed
-from agent.executor import requirements
 from agent.executor.checkout import Source
 from agent.executor.entry import Entry
-from agent.executor.requirements import Kind, Requirement, Wanted, logical_lines, normalised, plan_for
+from agent.executor.places import Places
+from agent.executor.requirements import requirements_for
+from agent.executor.requirements_file import logical_lines, read_text
+from agent.executor.wanted import Found, Kind, Requirement, Wanted, normalised, plan_for
 from agent.models import Script
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -30,7 +32,9 @@ def root(tmp_path: Path) -> Path:
 
 
 def read(root: Path, text: str) -> Wanted:
-    return requirements._Reader((str(root),), str(root)).read(text, origin="task")
+    found = Found()
+    read_text(text, Places(folders=(str(root),), root=str(root)), found)
+    return found.wanted(origin="task")
 
 
 def one(root: Path, text: str) -> Requirement:
@@ -199,7 +203,7 @@ class Place:
 def wanted_by(root: Path, recorded: dict[str, str | None], **package_manager: Any) -> Wanted:
     entry = Entry(folder=str(root / "src"), file=f"{root}/src/deep/x.py")
     place: Any = Place(**package_manager)
-    return requirements.requirements_for(Script(requirements=recorded), Source(root=str(root)), entry, place)
+    return requirements_for(Script(requirements=recorded), Source(root=str(root)), entry, place)
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from agent.errors import ConfigError, GpuSpecError
 from agent.gpu.capabilities import Capabilities
+from agent.gpu.kernel import cpu_list, numa_node_of, numbers_in, nvidia_device_is_present
 from agent.gpu.model import NOTHING_READ, Gpu, Gpus, Inventory, Link, LostGpu, MigInstance, NoGpus, Reading, Unknown
-from agent.gpu.nvml import cpu_list, numa_node_of, numbers_in, nvidia_device_is_present
 from agent.gpu.stats import stats_of, visible_devices
 from agent.gpu.visible import check, parse_visibility
 from agent.gpu.wire import Described, host_to_json, hosts_from_json, inventory_from_json, inventory_to_json

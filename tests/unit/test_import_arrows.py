@@ -164,5 +164,19 @@ def test_light_process_loads_nothing_heavy(module: str) -> None:
         assert not {"asyncio", "psutil", "agent.api", "agent.runner"} & loaded
 
 
+def test_executor_loads_what_reads_requirements_only_for_a_task_that_has_some() -> None:
+    loaded = _loaded_by("agent.executor.lifecycle")
+    readers = {f"agent.executor.{name}" for name in ("requirements_file", "requirement_line", "places")}
+    assert "agent.executor.requirements" in loaded
+    assert not readers & loaded
+
+
+def test_daemon_loads_what_asks_gpus_only_on_a_host_that_has_some() -> None:
+    loaded = _loaded_by("agent.worker.assembly")
+    askers = {f"agent.gpu.{name}" for name in ("nvml", "inventory", "peers", "condition", "checkup", "stats")}
+    assert "agent.worker.assembly" in loaded
+    assert not askers & loaded
+
+
 def test_command_line_loads_neither_configuration_parser_nor_server_client_for_its_help() -> None:
     assert not {"pyhocon", "requests", "agent.worker", "agent.runner", "agent.executor"} & _loaded_by("agent.cli")

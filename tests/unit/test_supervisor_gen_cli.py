@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from agent.gpu import nvml
 from supervisor_gen import state
 from supervisor_gen.cli import main
 from supervisor_gen.cli.group import group
@@ -250,11 +249,11 @@ def test_an_inventory_can_be_fed_back(host: Host, capsys: pytest.CaptureFixture[
 def test_a_host_without_gpus_and_one_that_nobody_can_tell_are_two_answers(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(nvml, "library_is_present", lambda: False)
-    monkeypatch.setattr(nvml, "nvidia_device_is_present", lambda *_: False)
+    monkeypatch.setattr("agent.gpu.inventory.library_is_present", lambda: False)
+    monkeypatch.setattr("agent.gpu.inventory.nvidia_device_is_present", lambda *_: False)
     assert main(["inventory"]) == 0
     assert "has no NVIDIA GPU" in capsys.readouterr().out
-    monkeypatch.setattr(nvml, "nvidia_device_is_present", lambda *_: True)
+    monkeypatch.setattr("agent.gpu.inventory.nvidia_device_is_present", lambda *_: True)
     assert main(["inventory"]) == 9
     assert "cannot be loaded" in capsys.readouterr().err
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from supervisor.options import ServerOptions
 
 from agent.errors import ConfigError
-from agent.gpu.nvml import cpu_list
+from agent.gpu.kernel import cpu_list
 from supervisor_gen.emitters import EMITTERS
 from supervisor_gen.emitters.base import cpus_in, is_ours, options_for
 from supervisor_gen.emitters.systemd import SHIPPED, TEMPLATE, value_for, word_for
