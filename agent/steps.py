@@ -19,7 +19,7 @@ WATCHER = "GPUFLEET_STEPS"
 class Step(StrEnum):
     """In order of time, as far as there is one."""
 
-    # the daemon takes a task (agent/runner/claim.py, lifecycle.py)
+    # the daemon takes a task (agent/runner/claim.py, start.py, lifecycle.py)
     SEEN = "seen"  # a task waits in a queue; nothing is written yet
     CLAIM_WRITTEN = "claim_written"
     POPPED = "popped"  # the server has said that it is ours
@@ -55,7 +55,7 @@ class Step(StrEnum):
     STOP_WRITTEN = "stop_written"
     STOP_SENT = "stop_sent"
 
-    # the daemon sees the end (agent/runner/lifecycle.py)
+    # the daemon sees the end (agent/runner/lifecycle.py, judging.py, report.py)
     EXECUTOR_GONE = "executor_gone"
     EXIT_WRITTEN = "exit_written"
     VERDICT_WRITTEN = "verdict_written"  # what it will be told to have come to
@@ -65,11 +65,11 @@ class Step(StrEnum):
     REPORT_WRITTEN = "report_written"
     RUN_REMOVED = "run_removed"
 
-    # a task that failed is queued again (agent/runner/lifecycle.py), once its console is there
+    # a task that failed is queued again (agent/runner/report.py), once its console is there
     RETRY_DUE = "retry_due"  # its delay has gone by, and nobody has ended it meanwhile
     RETRY_COUNTED = "retry_counted"  # the server has the number of the retry
 
-    # a task that did not start goes back to its queue (agent/runner/claim.py)
+    # a task that did not start goes back to its queue (agent/runner/give_back.py)
     GIVING_BACK = "giving_back"
     GIVEN_BACK = "given_back"
     MOVED_TO_FRONT = "moved_to_front"

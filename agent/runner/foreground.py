@@ -29,7 +29,9 @@ from agent.models import ExecutorSetup, Task
 from agent.runner.abort import StatusBoard
 from agent.runner.claim import Claimed
 from agent.runner.console import Console, Position
-from agent.runner.lifecycle import EXECUTOR_GRACE_SECONDS, RunContext, judge, run_task, say_end
+from agent.runner.context import RunContext
+from agent.runner.judging import judge, say_end
+from agent.runner.lifecycle import EXECUTOR_GRACE_SECONDS, run_task
 from agent.runner.machine import GpuStats, MachineSampler
 from agent.runner.outcome import StopCause
 from agent.runner.rundir import Claim, RunDirectory, Runs

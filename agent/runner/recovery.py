@@ -30,7 +30,8 @@ from agent.api.tasks import StatusLook
 from agent.errors import ApiError
 from agent.models import Task
 from agent.runner import claim as claiming
-from agent.runner.lifecycle import GoneHandle, RunContext, Running
+from agent.runner.context import GoneHandle, RunContext, Running
+from agent.runner.give_back import give_back, put_back
 from agent.runner.outcome import SIGNATURE, StopCause, is_of_another, is_stopping, signature
 from agent.runner.rundir import Claim, RunDirectory, Runs, about
 from agent.runtimes.base import Runtime
@@ -136,7 +137,7 @@ async def _queue_again(context: RunContext, claim: Claim) -> None:
         return
     lost = replace(claim, queue=place.queue, queue_name=place.queue)
     if place.queue and await claiming.is_orphan(context.api, lost):
-        await claiming.put_back(context.api, context.features, lost, reason="given back by a restarted agent")
+        await put_back(context.api, context.features, lost, reason="given back by a restarted agent")
 
 
 async def _settle(context: RunContext, run: RunDirectory, claim: Claim) -> Running | None:
@@ -208,7 +209,7 @@ async def _give_back_if_ours(context: RunContext, run: RunDirectory, claim: Clai
 
 async def _give_back(context: RunContext, run: RunDirectory, claim: Claim, *, force: bool = False) -> None:
     reason = "given back by a restarted agent"
-    await claiming.give_back(context.api, context.features, run, claim, reason=reason, force=force)
+    await give_back(context.api, context.features, run, claim, reason=reason, force=force)
 
 
 async def _settle_claimed(context: RunContext, run: RunDirectory, claim: Claim) -> Running | None:

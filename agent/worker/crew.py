@@ -21,8 +21,10 @@ from agent.api.queues import Waiting
 from agent.errors import AgentError, ApiError, CredentialsRefused, ServerUnreachable
 from agent.models import Task
 from agent.runner import recovery
-from agent.runner.claim import Claimant, first_waiting, give_back
-from agent.runner.lifecycle import RunContext, Running, give_up, launch, see_through
+from agent.runner.claim import Claimant, first_waiting
+from agent.runner.context import RunContext, Running
+from agent.runner.give_back import give_back
+from agent.runner.lifecycle import give_up, launch, see_through
 from agent.runner.rundir import Claim, Runs, about
 from agent.steps import Step, reached
 from agent.wire import shown

@@ -11,7 +11,7 @@ from agent.models import WorkerSetup
 from agent.runner.abort import StatusBoard
 from agent.runner.aside import aside
 from agent.runner.claim import Source
-from agent.runner.lifecycle import RunContext
+from agent.runner.context import RunContext
 from agent.worker.assembly import gate_for, slots_for
 from agent.worker.bars import Bars
 from agent.worker.closing import Closing

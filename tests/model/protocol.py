@@ -19,15 +19,15 @@ Two agents, each with a disk, take tasks from one queue of one server; a person 
 | pop_doubtful    | looks what became of a pop without a reply                  | claim.pop_for, is_orphan         |
 | popped          | writes that it holds the task                               | claim.claim_task                 |
 | claim_held      | looks whether the task is still queued                      | claim.confirm                    |
-| task_written    | tells the server that it starts; gives back if it leaves    | lifecycle.start_on_server        |
-| start_doubtful  | looks what became of a start without a reply                | lifecycle.start_on_server        |
+| task_written    | tells the server that it starts; gives back if it leaves    | start.start_on_server            |
+| start_doubtful  | looks what became of a start without a reply                | start.start_on_server            |
 | start_told      | writes that, launches the executor                          | lifecycle.launch, host.launch    |
 | watching        | sees that the task has to end, or that the executor is gone | lifecycle.see_through, abort     |
-| exit_written    | looks whether the task still is its own to report           | lifecycle.report                 |
-| reporting       | writes the final status                                     | lifecycle.report                 |
-| giving_back     | queues the task again                                       | claim.put_back                   |
-| give_doubtful   | looks what became of that without a reply                   | claim.put_back                   |
-| given_back      | moves the task to the front, forgets the run                | claim.put_back, give_back        |
+| exit_written    | looks whether the task still is its own to report           | report.report                    |
+| reporting       | writes the final status                                     | report.report                    |
+| giving_back     | queues the task again                                       | give_back.put_back               |
+| give_doubtful   | looks what became of that without a reply                   | give_back.put_back               |
+| given_back      | moves the task to the front, forgets the run                | give_back.put_back, give_back    |
 
 Simplifications, each with the reason why nothing is lost by it: A step on an agent's own disk (`LOCAL`) is taken before
 anybody else moves, since others cannot see it; the agent may die before it. A look and the write that rests on it
@@ -617,7 +617,7 @@ def _exit_written(state: State, rules: Rules, me: int, run: Run) -> Found:
 
 
 def _runs_here(state: State, rules: Rules, me: int, run: Run) -> bool:
-    """lifecycle._awaits_our_status, outcome.is_of_another. The word "stopping" hides who runs it."""
+    """report._awaits_our_status, outcome.is_of_another. The word "stopping" hides who runs it."""
     task = state.tasks[run.task]
     if task.status != IN_PROGRESS or task.message == STOPPING:
         return task.status == IN_PROGRESS

@@ -33,7 +33,8 @@ from agent.models import ExecutorSetup, Outcome
 from agent.runner import abort, claim, lifecycle
 from agent.runner.abort import StatusBoard
 from agent.runner.claim import Claimant, Source, claim_task, first_waiting
-from agent.runner.lifecycle import RunContext, Running, launch, see_through
+from agent.runner.context import RunContext, Running
+from agent.runner.lifecycle import launch, see_through
 from agent.runner.machine import MachineSampler
 from agent.runner.recovery import recover
 from agent.runner.rundir import Claim, Runs

@@ -27,7 +27,9 @@ from agent.process.procfs import start_ticks_of
 from agent.runner import claim as claiming
 from agent.runner.abort import StatusBoard
 from agent.runner.claim import Source
-from agent.runner.lifecycle import RunContext, Running, give_up, judge, say_end
+from agent.runner.context import RunContext, Running
+from agent.runner.judging import judge, say_end
+from agent.runner.lifecycle import give_up
 from agent.runner.machine import MachineSampler
 from agent.runner.recovery import recover
 from agent.runner.rundir import UNREADABLE, Claim, RunDirectory, Runs

@@ -37,7 +37,8 @@ from agent.runner import claim as claiming
 from agent.runner.abort import StatusBoard, wait_for_abort_callback
 from agent.runner.claim import Claimant, Claimed, claim_task
 from agent.runner.claim import Source as Queues
-from agent.runner.lifecycle import GoneHandle, RunContext, launch
+from agent.runner.context import GoneHandle, RunContext
+from agent.runner.lifecycle import launch
 from agent.runner.machine import MachineSampler
 from agent.runner.outcome import StopCause, verdict_for
 from agent.runner.rundir import Runs, folder_for

@@ -14,6 +14,7 @@ from agent.api.server import Features
 from agent.errors import ApiError, ReplyLost, ServerUnreachable
 from agent.runner import claim as claiming
 from agent.runner.claim import Claimant, Claimed, Source, claim_task, claim_unnamed, first_waiting
+from agent.runner.give_back import give_back
 from agent.runner.rundir import RunDirectory, Runs
 from agent.states import RunPhase
 
@@ -142,7 +143,7 @@ def _give_back(*, force: bool = False, **handlers: Any) -> FakeClient:
     api, client = fake_api(**handlers)
     claim = claiming.claim_for(OURS, Waiting("t1", "q1"), ME)
     run = RunDirectory(Path("/nonexistent/t1.1"))
-    asyncio.run(claiming.give_back(api, OURS.features, run, claim, reason="test", force=force))
+    asyncio.run(give_back(api, OURS.features, run, claim, reason="test", force=force))
     return client
 
 

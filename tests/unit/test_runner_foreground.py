@@ -18,7 +18,7 @@ from agent.runner import foreground
 from agent.runner.abort import StatusBoard
 from agent.runner.claim import Claimed
 from agent.runner.console import Console
-from agent.runner.lifecycle import RunContext
+from agent.runner.context import RunContext
 from agent.runner.machine import MachineSampler
 from agent.runner.rundir import Claim, Runs
 from agent.runtimes.host import HostRuntime

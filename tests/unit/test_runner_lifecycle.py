@@ -17,13 +17,17 @@ from support.settings import settings_for
 from agent.api.server import Features
 from agent.errors import ApiError, ReplyLost, ServerUnreachable
 from agent.models import ExecutorSetup, Task
-from agent.runner import lifecycle
+from agent.runner import report as report_module
+from agent.runner import start
 from agent.runner.abort import StatusBoard
 from agent.runner.claim import Claimed
-from agent.runner.lifecycle import RunContext, report, run_task, start_on_server
+from agent.runner.context import RunContext
+from agent.runner.lifecycle import run_task
 from agent.runner.machine import MachineSampler
 from agent.runner.outcome import Verdict, signature
+from agent.runner.report import report
 from agent.runner.rundir import Claim, RunDirectory, Runs
+from agent.runner.start import start_on_server
 from agent.runtimes.host import HostRuntime
 from agent.states import RunPhase, TaskStatus
 
@@ -86,7 +90,8 @@ def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
         while True:
             yield 0.0
 
-    monkeypatch.setattr(lifecycle, "growing_pauses", pauses)
+    for module in (start, report_module):
+        monkeypatch.setattr(module, "growing_pauses", pauses)
 
 
 def _context(server: TaskServer, runtime: HostRuntime | None = None) -> tuple[RunContext, FakeClient]:

@@ -22,7 +22,7 @@ from agent.models import ExecutorSetup
 from agent.process.procfs import start_ticks_of
 from agent.runner.abort import StatusBoard
 from agent.runner.claim import Source
-from agent.runner.lifecycle import GoneHandle, RunContext, Running
+from agent.runner.context import GoneHandle, RunContext, Running
 from agent.runner.machine import MachineSampler
 from agent.runner.recovery import recover
 from agent.runner.rundir import Claim, RunDirectory, Runs
