@@ -189,7 +189,13 @@ class Console:
                 log.warning("%s cannot be read: the console is sent again from its beginning", path)
             return Position(), 0, None
         segment, offset, last_ms = (_natural(data.get(name)) for name in ("segment", "offset", "last_ms"))
-        return Position(segment, offset), last_ms, self._range_in(data.get("sending"))
+        return self._at_a_border(segment, offset), last_ms, self._range_in(data.get("sending"))
+
+    def _at_a_border(self, segment: int, offset: int) -> Position:
+        """The place itself, or the beginning of the record that it is amid, in a note that nobody of us has written."""
+        if offset and self._read(segment, offset - 1, 1) not in (b"\n", b""):
+            offset = self._read(segment, 0, offset).rfind(b"\n") + 1
+        return Position(segment, offset)
 
     def _range_in(self, sending: object) -> Range | None:
         """A range that was written down; None if there is none, or none that holds whole records of ours."""

@@ -30,7 +30,7 @@ from agent.api.transport import Abort, Reply, Transport
 from agent.errors import AgentError, ReplyLost
 from agent.files import write_json
 from agent.models import ExecutorSetup, Outcome
-from agent.runner import abort, claim, lifecycle
+from agent.runner import abort, claim, give_back, report, start
 from agent.runner.abort import StatusBoard
 from agent.runner.claim import Claimant, Source, claim_task, first_waiting
 from agent.runner.context import RunContext, Running
@@ -80,7 +80,7 @@ def steps_and_pauses() -> Iterator[None]:
         patch.setattr(steps, "_stand_still", _reached)
         patch.setattr(abort, "SECOND_LOOK_SECONDS", 0.01)
         patch.setattr(claim, "OTHERS_START_SECONDS", 0.0)  # nobody is in the middle of a claim when another one looks
-        for module in (api_client, claim, lifecycle):
+        for module in (api_client, start, report, give_back):
             patch.setattr(module, "growing_pauses", pauses)
         yield
 
