@@ -15,7 +15,8 @@ from benchmarks.contestants import Contestant, ours, reference
 from benchmarks.figures import FIGURES
 from benchmarks.figures.base import Bench, Row
 from benchmarks.measure import machine
-from benchmarks.report import as_json, as_page, as_text, with_rows, write
+from benchmarks.report import as_json, as_page, as_text, lines_of, with_rows, write
+from benchmarks.soak import BEGINNING
 
 ROOT = Path(__file__).parent.parent
 FEWEST_RUNS = 5
@@ -65,7 +66,9 @@ def main(*, only: tuple[str, ...], runs: int, quick: bool, skip_reference: bool,
     click.echo(f"\nvalues in {file}")
     if write_docs:
         page = ROOT / "docs/benchmarks.md"
-        write(page, with_rows(page.read_text(), rows, facts) if only else as_page(rows, facts))
+        before = page.read_text()
+        kept = lines_of(before, BEGINNING)
+        write(page, with_rows(before, rows, facts) if only else as_page(rows, facts, kept=kept))
     sys.exit(0 if all(row.reached for row in rows) else 1)
 
 

@@ -54,8 +54,8 @@ def as_text(rows: Sequence[Row]) -> str:
     return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
 
 
-def as_page(rows: Sequence[Row], facts: Mapping[str, str]) -> str:
-    """`docs/benchmarks.md`: the last full table."""
+def as_page(rows: Sequence[Row], facts: Mapping[str, str], *, kept: Sequence[str] = ()) -> str:
+    """`docs/benchmarks.md`: the last full table, and lines that are `kept` because they are measured elsewhere."""
     titles = f"gpufleet {facts['gpufleet']}", f"clearml-agent {facts['clearml-agent']}"
     lines = [
         "# Benchmarks",
@@ -70,7 +70,12 @@ def as_page(rows: Sequence[Row], facts: Mapping[str, str]) -> str:
         f"| figure | to reach | {titles[0]} | | {titles[1]} |",
         "|---|---|---|---|---|",
     ]
-    return _page([*lines, *(_line(row) for row in rows)], _plots(rows))
+    return _page([*lines, *(_line(row) for row in rows), *kept], _plots(rows))
+
+
+def lines_of(page: str, beginning: str) -> list[str]:
+    """The rows of a page whose titles begin so."""
+    return [line for line in page.split("\n") if line.startswith(f"| {beginning}")]
 
 
 def _page(table: Sequence[str], plots: Sequence[str]) -> str:

@@ -27,6 +27,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="write tests/golden anew; then read the difference")
     parser.addoption("--all-faults", action="store_true", help="the whole fault suite (`make faults`)")
     parser.addoption("--minutes", default=0.0, type=float, help="how long the soak takes (`make soak`)")
+    parser.addoption("--write-docs", action="store_true", help="put the soak's figures into docs/benchmarks.md")
     parser.addoption("--seed-of-faults", default=1, type=int, help="the order of the soak's faults")
 
 

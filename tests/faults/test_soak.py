@@ -14,7 +14,9 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -23,6 +25,8 @@ from support.apiserver import CallError, ServerProcess
 from support.invariants import Checker, counting_script, processes
 
 from benchmarks.faultproxy import Fault, FaultProxy
+from benchmarks.report import with_rows, write
+from benchmarks.soak import BEGINNING, rows_from
 
 ROOT = Path(__file__).parent.parent.parent
 AGENTS, NEVER_KILLED, WAITING = 8, 2, 16
@@ -221,7 +225,9 @@ def test_a_fleet_under_random_faults_loses_nothing_and_stays_flat(soak: Soak, re
     calm = [task for task in soak.tasks if task not in soak.shaken]
     checker.settle(calm, seconds=120)
     checker.settle(sorted(soak.shaken), seconds=120, excused=frozenset({"outcome", "earlier consoles"}))
-    _report(soak, checker, readings, minutes)
+    found = _found(soak, checker, readings, minutes)
+    if request.config.getoption("--write-docs"):
+        _write_docs(found)
     for name, reading in readings.items():
         before, after = reading.halves()
         assert after < before * GROWTH, f"{name} grows: {before:.1f} → {after:.1f} MiB"
@@ -233,20 +239,24 @@ def _progress(soak: Soak, seconds: float) -> None:
     print(f"  {seconds:5.0f} s: {len(soak.tasks)} tasks, {sum(soak.done.values())} faults", flush=True)
 
 
-def _report(soak: Soak, checker: Checker, readings: dict[str, Readings], minutes: float) -> None:
-    """What docs/benchmarks.md says of it."""
+def _found(soak: Soak, checker: Checker, readings: dict[str, Readings], minutes: float) -> dict[str, Any]:
+    """What there was, printed and kept beside the results of the benchmarks."""
+    memory = {name: [round(mebibytes, 1) for mebibytes in reading.halves()] for name, reading in readings.items()}
     found = {
         "minutes": minutes,
         "tasks": len(soak.tasks),
         "starts": sum(entry["event"] == "begin" for entry in checker.entries()),
         "faults": dict(sorted(soak.done.items())),
         "calls spoilt": sum(one.fault is not Fault.PASS for one in soak.proxy.exchanges),
-        "memory (MiB, second and last quarter)": {
-            name: [round(x, 1) for x in one.halves()] for name, one in readings.items()
-        },
-        "open files (second and last quarter)": {name: one.most_files for name, one in readings.items()},
+        "memory (MiB, second and last quarter)": memory,
+        "open files (second and last quarter)": {name: reading.most_files for name, reading in readings.items()},
     }
-    folder = ROOT / "benchmarks/results"
-    folder.mkdir(exist_ok=True)
-    (folder / "soak.json").write_text(json.dumps(found, indent=2) + "\n")
+    write(ROOT / "benchmarks/results/soak.json", json.dumps(found, indent=2) + "\n")
     print(json.dumps(found, indent=2))
+    return found
+
+
+def _write_docs(found: dict[str, Any]) -> None:
+    page = ROOT / "docs/benchmarks.md"
+    others = "\n".join(line for line in page.read_text().split("\n") if not line.startswith(f"| {BEGINNING}"))
+    write(page, with_rows(others, rows_from(found), {"date": f"{datetime.now(UTC):%Y-%m-%d}"}))

@@ -11,7 +11,8 @@ from benchmarks.bed import Ran
 from benchmarks.contestants import Contestant
 from benchmarks.figures.base import Row
 from benchmarks.figures.console import LINE, whole_lines, worst_time_error
-from benchmarks.report import as_json, as_page, as_text, plot, with_rows
+from benchmarks.report import as_json, as_page, as_text, lines_of, plot, with_rows
+from benchmarks.soak import BEGINNING, rows_from
 
 OURS = Contestant(name="ours", title="gpufleet", executable=Path("a"))
 REFERENCE = Contestant(name="reference", title="clearml-agent", executable=Path("b"))
@@ -150,3 +151,27 @@ def test_a_cut_line_does_not_count_and_a_late_stamp_is_measured() -> None:
     ran = Ran(id="t", status="completed", enqueued=0.0, completed=0.0, events=events)
     assert whole_lines(ran) == [0, 2]
     assert worst_time_error(ran) == pytest.approx(0.5)
+
+
+SOAK = {
+    "minutes": 10.0,
+    "tasks": 3000,
+    "faults": {"abort": 30, "kill agent": 70},
+    "calls spoilt": 500,
+    "memory (MiB, second and last quarter)": {"server": [50.0, 51.0], "agent 0": [15.0, 15.3], "agent 1": [15.0, 18.0]},
+    "open files (second and last quarter)": {"server": [50, 48], "agent 0": [11, 14]},
+}
+
+
+def test_a_soak_becomes_rows_with_the_worst_of_its_agents() -> None:
+    values = {row.title.partition(": ")[2]: (row.result("ours"), row.reached) for row in rows_from(SOAK)}
+    assert values["growth of an agent's memory"] == (pytest.approx(20.0), False)
+    assert values["growth of the server's memory"] == (pytest.approx(2.0), True)
+    assert values["more open files, agents and server"] == (3.0, True)
+
+
+def test_rows_of_a_soak_stay_when_everything_else_is_measured_anew() -> None:
+    page = with_rows(as_page([row(0.25)], FACTS), rows_from(SOAK), FACTS)
+    kept = lines_of(page, BEGINNING)
+    assert len(kept) == len(rows_from(SOAK))
+    assert lines_of(as_page([row(0.5)], FACTS, kept=kept), BEGINNING) == kept
