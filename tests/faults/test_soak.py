@@ -144,7 +144,8 @@ class Soak:
         self._kill(is_executor=False)
 
     def _kill(self, *, is_executor: bool) -> None:
-        living = [(pid, task) for pid, task in processes().items() if _is_executor(pid) == is_executor]
+        ours = set(self.tasks)  # other tests may run on this machine
+        living = [(pid, task) for pid, task in processes().items() if task in ours and _is_executor(pid) == is_executor]
         if living:
             pid, task = self.random.choice(living)
             self.shaken.add(task)
