@@ -9,9 +9,9 @@ number of orders; CI tries the same few every time.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import tempfile
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,7 +36,7 @@ from agent.api.server import Features
 from agent.models import Outcome
 from agent.steps import Step
 
-EXAMPLES = int(os.environ.get("GPUFLEET_EXAMPLES", "30"))
+EXAMPLES = int(os.environ.get("GPUFLEET_EXAMPLES", "20"))
 HOSTS, TASKS = 3, 3
 
 OURS = Features(repeatable_pop=True, claimed_start=True, log_ids=True, wait_for_status=True)
@@ -58,15 +58,33 @@ ENDING = (
 )
 RECOVERING = (Step.FOUND, Step.GIVING_BACK, Step.GIVEN_BACK, Step.MOVED_TO_FRONT, *ENDING)
 
-#: What people do, apart from queueing tasks.
-ACTS = ("abort", "abort", "dequeue", "mark_as_stopped", "reset", "delete_and_make_anew", "delete_the_queue")
+#: What people do, apart from queueing tasks; and what of that to the very task that an agent is in doubt about.
+ACTS = ("abort", "dequeue", "mark_as_stopped", "reset", "delete_and_make_anew", "delete_the_queue")
+INTERRUPTIONS = ("abort", "mark_as_stopped", "reset")
 
 #: Which of those that something can happen to.
 numbers = st.integers(0, 2)
 
 
-def maybe(*steps: Step) -> st.SearchStrategy[Step | None]:
-    return st.one_of(st.none(), st.sampled_from(steps))
+@dataclass(frozen=True)
+class Mishap:
+    """What goes wrong while an agent does something: it dies at a step; the reply to a call that decides is lost
+    "before" or "after" the server acted, and before the agent does anything about that, something else happens.
+    """
+
+    dies_at: Step | None = None
+    loses: str = ""
+    meanwhile: str = ""
+
+
+NOTHING = Mishap()
+
+
+def mishaps(*steps: Step) -> st.SearchStrategy[Mishap]:
+    loses, meanwhile = st.sampled_from(("before", "after")), st.sampled_from(("", "visit", "visit", *INTERRUPTIONS))
+    deaths = st.builds(Mishap, dies_at=st.sampled_from(steps))
+    losses = st.builds(Mishap, loses=loses, meanwhile=meanwhile)
+    return st.one_of(st.just(NOTHING), deaths, losses)
 
 
 @dataclass
@@ -94,7 +112,6 @@ class ClaimsAndQueues(RuleBasedStateMachine):
         super().__init__()
         self.loop = asyncio.new_event_loop()
         self.folder = tempfile.TemporaryDirectory(prefix="claims-")
-        self.names = Counter[str]()
         self.may_kill_server = False
         self.lives: dict[SmallExecutor, int] = {}
         self.overlaps: list[str] = []
@@ -154,14 +171,22 @@ class ClaimsAndQueues(RuleBasedStateMachine):
     @rule(number=numbers)
     def enqueue(self, number: int) -> None:
         statuses = self._statuses()
-        ready = [task for task in self.tasks if statuses[task] in ("created", "stopped", "failed")]
-        if ready and self._say("tasks.enqueue", task := ready[number % len(ready)], queue=self.queue.id):
+        ready = [task for task in self.tasks if statuses[task] not in ("queued", "in_progress")]
+        if not ready:
+            return
+        task = ready[number % len(ready)]
+        if statuses[task] == "completed":
+            self._say("tasks.reset", task)
+        if self._say("tasks.enqueue", task, queue=self.queue.id):
             self.known[task] = Known(life=self.known[task].life + 1)
 
     @rule(number=numbers, act=st.sampled_from(ACTS))
     def act(self, number: int, act: str) -> None:
-        """One rule for all that people do: it would be most of what happens else."""
-        getattr(self, f"_{act}")(self.tasks[number % TASKS])
+        """One rule for all that people do: it would be most of what happens else. Tasks that run come first."""
+        statuses = self._statuses()
+        running = [task for task in self.tasks if statuses[task] == "in_progress"]
+        tasks = running if running and act != "dequeue" else self.tasks
+        getattr(self, f"_{act}")(tasks[number % len(tasks)])
         for host in self.hosts:
             if host.is_up:
                 host.settle()
@@ -205,46 +230,59 @@ class ClaimsAndQueues(RuleBasedStateMachine):
 
     # --- agents
 
-    @rule(number=numbers, step=maybe(*CLAIMING, *LAUNCHING))
-    def take(self, number: int, step: Step | None) -> None:
-        if host := self._one_of(number, [host for host in self.hosts if host.is_up and not host.is_busy]):
-            host.take(self.queue, dies_at=step)
+    @rule(number=numbers, mishap=mishaps(*CLAIMING, *LAUNCHING))
+    def take(self, number: int, mishap: Mishap) -> None:
+        """By an agent that is up by then, and a task waits if there can be one."""
+        host = self._one_of(number, [host for host in self.hosts if not host.running])
+        if host is None:
+            return
+        if not host.is_up:
+            host.start()
+        if not self._waiting():
+            self.enqueue(number)
+        with self._going_wrong(host, mishap):
+            host.take(self.queue, dies_at=mishap.dies_at)
 
-    @rule(number=numbers, code=st.sampled_from((0, 1, None)), step=maybe(*ENDING))
-    def end_of_an_executor(self, number: int, code: int | None, step: Step | None) -> None:
+    @rule(number=numbers, code=st.sampled_from((0, 1, None)), mishap=mishaps(*ENDING))
+    def end_of_an_executor(self, number: int, code: int | None, mishap: Mishap) -> None:
         """Its task has ended, or it is killed; its agent may be down."""
         if host := self._one_of(number, [host for host in self.hosts if host.running]):
-            self._end(host, code, step)
+            self._end(host, code, mishap)
 
-    def _end(self, host: SmallHost, code: int | None, step: Step | None = None) -> None:
+    def _end(self, host: SmallHost, code: int | None, mishap: Mishap = NOTHING) -> None:
         for executor in host.running:
             executor.end(None if code is None else Outcome(phase="run", exit_code=code))
         if host.is_up:
-            host.settle(dies_at=step)
+            with self._going_wrong(host, mishap):
+                host.settle(dies_at=mishap.dies_at)
 
-    @rule(number=numbers)
-    def death_of_an_agent(self, number: int) -> None:
-        if host := self._one_of(number, [host for host in self.hosts if host.is_up]):
+    @contextlib.contextmanager
+    def _going_wrong(self, host: SmallHost, mishap: Mishap) -> Iterator[None]:
+        async def meanwhile() -> None:
+            if mishap.meanwhile == "visit":
+                for other in self.hosts:
+                    await other.visit(self.queue)
+            elif mishap.meanwhile:
+                for _, claim in host.runs.of_agent(host.name):
+                    getattr(self, f"_{mishap.meanwhile}")(claim.task)
+
+        host.transport.lose_next, host.meanwhile = mishap.loses, meanwhile
+        yield
+        host.transport.lose_next, host.meanwhile = "", None
+
+    @rule(number=numbers, reboots=st.booleans())
+    def death_of_an_agent(self, number: int, reboots: bool) -> None:
+        """While its task runs: the task runs on, or the whole host goes down."""
+        if host := self._one_of(number, [host for host in self.hosts if host.running]):
             host.crash()
+            for executor in host.running if reboots else ():
+                executor.kill()
 
-    @rule(number=numbers)
-    def reboot(self, number: int) -> None:
-        host = self.hosts[number % HOSTS]
-        host.crash()
-        for executor in host.running:
-            executor.kill()
-
-    @rule(number=numbers, step=maybe(*RECOVERING))
-    def start_of_an_agent(self, number: int, step: Step | None) -> None:
+    @rule(number=numbers, mishap=mishaps(*RECOVERING))
+    def start_of_an_agent(self, number: int, mishap: Mishap) -> None:
         if host := self._one_of(number, [host for host in self.hosts if not host.is_up]):
-            host.start(dies_at=step)
-
-    @rule(number=numbers, when=st.sampled_from(("before", "after")), visitor=numbers)
-    def loss_of_a_reply(self, number: int, when: str, visitor: int) -> None:
-        """And before its sender does anything about it, another agent takes a task (unless it is the same)."""
-        host, other = self.hosts[number % HOSTS], self.hosts[visitor % HOSTS]
-        host.transport.lose_next = when
-        host.meanwhile = (lambda: other.visit(self.queue)) if other is not host else None
+            with self._going_wrong(host, mishap):
+                host.start(dies_at=mishap.dies_at)
 
     @precondition(lambda self: self.may_kill_server)
     @rule()
@@ -289,11 +327,18 @@ class ClaimsAndQueues(RuleBasedStateMachine):
         assert entries <= (status == "queued"), place
         if status == "queued":
             assert entries or claims or known.is_homeless, place
+            assert not self._runs(task), place
         if status == "in_progress":
             signed = {f"Changed by clearml-agent {claim.worker}" for claim in claims}
             assert look["status_message"] in signed or (claims and look["status_message"] == "stopping"), place
-        assert not known.said or status == known.said, place
-        self._check_status(known, status, place)
+        if known.said:
+            assert status == known.said, place
+        else:
+            self._check_status(known, status, place)
+
+    def _runs(self, task: str) -> bool:
+        executors = [one for host in self.hosts for one in host.executors if one.task == task and one.is_user_alive]
+        return any(self.lives[executor] == self.known[task].life for executor in executors)
 
     def _check_status(self, known: Known, status: str, place: str) -> None:
         last = known.fates[-1] if known.fates else ""

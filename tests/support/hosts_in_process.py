@@ -252,7 +252,7 @@ class SmallHost:
             _host.set(self)
             await self._take(queue)
 
-        if self.is_up and not self.is_busy:
+        if self.is_up and not self.is_busy and self._doing.done():
             await asyncio.create_task(work())
 
     def reached(self, step: Step) -> None:
