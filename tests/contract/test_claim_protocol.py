@@ -36,7 +36,7 @@ from agent.api.server import Features
 from agent.models import Outcome
 from agent.steps import Step
 
-EXAMPLES = int(os.environ.get("GPUFLEET_EXAMPLES", "20"))
+EXAMPLES = int(os.environ.get("GPUFLEET_EXAMPLES", "12"))
 HOSTS, TASKS = 3, 3
 
 OURS = Features(repeatable_pop=True, claimed_start=True, log_ids=True, wait_for_status=True)
@@ -74,6 +74,7 @@ class Mishap:
 
     dies_at: Step | None = None
     loses: str = ""
+    call: str = ""
     meanwhile: str = ""
 
 
@@ -83,7 +84,8 @@ NOTHING = Mishap()
 def mishaps(*steps: Step) -> st.SearchStrategy[Mishap]:
     loses, meanwhile = st.sampled_from(("before", "after")), st.sampled_from(("", "visit", "visit", *INTERRUPTIONS))
     deaths = st.builds(Mishap, dies_at=st.sampled_from(steps))
-    losses = st.builds(Mishap, loses=loses, meanwhile=meanwhile)
+    calls = st.sampled_from(("", "tasks.started"))  # a pop comes before it, and would be the one that is lost
+    losses = st.builds(Mishap, loses=loses, call=calls, meanwhile=meanwhile)
     return st.one_of(st.just(NOTHING), deaths, losses)
 
 
@@ -113,6 +115,7 @@ class ClaimsAndQueues(RuleBasedStateMachine):
         self.loop = asyncio.new_event_loop()
         self.folder = tempfile.TemporaryDirectory(prefix="claims-")
         self.may_kill_server = False
+        self.was_lost = False
         self.lives: dict[SmallExecutor, int] = {}
         self.overlaps: list[str] = []
 
@@ -266,9 +269,10 @@ class ClaimsAndQueues(RuleBasedStateMachine):
                 for _, claim in host.runs.of_agent(host.name):
                     getattr(self, f"_{mishap.meanwhile}")(claim.task)
 
-        host.transport.lose_next, host.meanwhile = mishap.loses, meanwhile
+        host.transport.lose_next, host.transport.lose_call, host.meanwhile = mishap.loses, mishap.call, meanwhile
         yield
-        host.transport.lose_next, host.meanwhile = "", None
+        self.was_lost = bool(mishap.loses) and not host.transport.lose_next
+        host.transport.lose_next, host.transport.lose_call, host.meanwhile = "", "", None
 
     @rule(number=numbers, reboots=st.booleans())
     def death_of_an_agent(self, number: int, reboots: bool) -> None:
@@ -354,15 +358,18 @@ class ClaimsAndQueues(RuleBasedStateMachine):
     def teardown(self) -> None:
         try:
             if hasattr(self, "hosts"):
-                self._finish()
+                self.finish()
         finally:
-            for host in getattr(self, "hosts", ()):
-                host.close()
-            self.loop.run_until_complete(self.loop.shutdown_default_executor())
-            self.loop.close()
-            self.folder.cleanup()
+            self.close()
 
-    def _finish(self) -> None:
+    def close(self) -> None:
+        for host in getattr(self, "hosts", ()):
+            host.close()
+        self.loop.run_until_complete(self.loop.shutdown_default_executor())
+        self.loop.close()
+        self.folder.cleanup()
+
+    def finish(self) -> None:
         """All agents come back, all tasks end: nothing may be left."""
         for _round in range(TASKS + 1):
             for host in self.hosts:
@@ -386,16 +393,48 @@ def server() -> Iterator[ServerProcess]:
         yield running
 
 
-@pytest.mark.timeout(3600)
-@pytest.mark.parametrize("features", [OURS, CLEARML], ids=["our server", "without our extensions"])
-def test_whatever_happens_no_task_is_lost_run_twice_or_misreported(server: ServerProcess, features: Features) -> None:
+def machine_on(server: ServerProcess, features: Features) -> type[ClaimsAndQueues]:
     class Machine(ClaimsAndQueues):
         pass
 
     Machine.server, Machine.features = server, features
+    return Machine
+
+
+on_both = pytest.mark.parametrize("features", [OURS, CLEARML], ids=["our server", "without our extensions"])
+
+
+@on_both
+@pytest.mark.parametrize("meanwhile", ["", "visit", *INTERRUPTIONS])
+@pytest.mark.parametrize("loses", ["before", "after"])
+@pytest.mark.parametrize("call", ["queues.get_next_task", "tasks.started", "tasks.enqueue", "tasks.completed"])
+def test_each_reply_is_lost_once_while_something_else_happens(
+    server: ServerProcess, features: Features, call: str, loses: str, meanwhile: str
+) -> None:
+    """What the orders below may not come by: each safeguard of a call that is not simply repeated is needed here."""
+    mishap = Mishap(loses=loses, call=call, meanwhile=meanwhile)
+    with steps_and_pauses(), contextlib.closing(machine_on(server, features)()) as machine:
+        machine.begin(may_kill_server=False)
+        if call == "tasks.enqueue":
+            machine.take(0, Mishap(dies_at=Step.SETUP_WRITTEN))
+            machine.start_of_an_agent(0, mishap)
+        elif call == "tasks.completed":
+            machine.take(0, NOTHING)
+            machine.end_of_an_executor(0, 0, mishap)
+        else:
+            machine.take(0, mishap)
+        assert machine.was_lost, f"{call} was not made"
+        machine.nobody_runs_a_task_while_another_does()
+        machine.each_task_is_in_one_place()
+        machine.finish()
+
+
+@pytest.mark.timeout(3600)
+@on_both
+def test_whatever_happens_no_task_is_lost_run_twice_or_misreported(server: ServerProcess, features: Features) -> None:
     with steps_and_pauses():
         run_state_machine_as_test(
-            Machine,
+            machine_on(server, features),
             settings=settings(
                 max_examples=EXAMPLES,
                 stateful_step_count=40,
