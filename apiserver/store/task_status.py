@@ -139,7 +139,8 @@ def enqueue(
         raise errors.VALIDATION("task has no execution queue to keep", field="update_execution_queue")
     queues.require(tx, queue_id, asked.company)
     queues.append(tx, queue_id, task_id)
-    before = found["enqueue_status"] if found["status"] == states.QUEUED else found["status"]
+    is_back = found["status"] in {states.QUEUED, states.IN_PROGRESS}  # given back: it was before what it was then
+    before = found["enqueue_status"] if is_back else found["status"]
     return change(
         tx,
         found,

@@ -96,6 +96,23 @@ def test_enqueue_finds_its_queue_by_id_by_name_or_by_default(server: ServerProce
     assert watched["queue_watched"] is False
 
 
+@pytest.mark.parametrize("way", ["dequeue", "deleted queue"])
+def test_a_task_that_was_given_back_by_its_agent_is_a_draft_when_it_leaves_the_queue(
+    server: ServerProcess, way: str
+) -> None:
+    """Not `in_progress`, as it was when it was given back: nobody runs it."""
+    queue, task = server.new_queue(f"queue {next(_numbers)}"), server.new_task()
+    server.call("tasks.enqueue", task=task, queue=queue)
+    server.call("queues.get_next_task", queue=queue, task=task)
+    server.call("tasks.started", task=task, status_message="Changed by clearml-agent host:0")
+    server.call("tasks.enqueue", task=task, queue=queue, force=True)
+    if way == "dequeue":
+        server.call("tasks.dequeue", task=task)
+    else:
+        server.call("queues.delete", queue=queue, force=True)
+    assert server.status(task) == "created"
+
+
 def test_dequeue_of_an_unknown_task_is_no_error(server: ServerProcess) -> None:
     assert server.call("tasks.dequeue", task="0" * 32) == {"dequeued": 1, "updated": 0}
     assert refused(server, "tasks.dequeue", task=server.new_task(), new_status="nonsense") == (400, 12)

@@ -86,14 +86,18 @@ def steps_and_pauses() -> Iterator[None]:
 
 
 class LossyTransport(Transport):
-    """Loses the reply to the next deciding call, "before" or "after" the server acted."""
+    """Loses the reply to the next deciding call (of this endpoint, if there is one), "before" or "after" the server
+    acted.
+    """
 
     lose_next = ""
+    lose_call = ""
 
     def post(
         self, path: str, body: bytes, headers: Mapping[str, str], *, timeout: float, abort: Abort | None = None
     ) -> Reply:
-        when, is_deciding = self.lose_next, path.lstrip("/") in DECIDING
+        when, call = self.lose_next, path.lstrip("/")
+        is_deciding = call == self.lose_call if self.lose_call else call in DECIDING
         if not when or not is_deciding:
             return super().post(path, body, headers, timeout=timeout, abort=abort)
         self.lose_next = ""
@@ -252,7 +256,7 @@ class SmallHost:
             _host.set(self)
             await self._take(queue)
 
-        if self.is_up and not self.is_busy:
+        if self.is_up and not self.is_busy and self._doing.done():
             await asyncio.create_task(work())
 
     def reached(self, step: Step) -> None:
