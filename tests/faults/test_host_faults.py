@@ -84,7 +84,7 @@ WRITES = {
 FAULT_SECONDS = 2.0
 
 
-@pytest.mark.parametrize("how", ["full", "read-only"])
+@pytest.mark.parametrize("how", ["full", pytest.param("read-only", marks=pytest.mark.thorough)])
 @pytest.mark.parametrize("step", WRITES)
 def test_a_state_directory_that_takes_nothing_for_a_while_loses_nothing(
     server: ServerProcess, tmp_path: Path, step: Step, how: str

@@ -71,7 +71,7 @@ def cases() -> Iterator[object]:
                 continue
             if victim is Victim.PROGRAM and not has_program(step):
                 continue
-            is_quick = victim in (Victim.DAEMON, Victim.EXECUTOR)
+            is_quick = victim is Victim.DAEMON
             yield pytest.param(step, victim, id=f"{step}-{victim}", marks=() if is_quick else (pytest.mark.thorough,))
 
 
