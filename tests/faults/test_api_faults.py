@@ -117,7 +117,7 @@ def test_a_call_that_goes_wrong_once_costs_nothing(
     go_through(server, tmp_path, kind, endpoint, fault)
 
 
-@pytest.mark.parametrize("fault", [Fault.DROP_AFTER, Fault.GATEWAY_AFTER])
+@pytest.mark.parametrize("fault", [Fault.DROP_AFTER])
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("endpoint", ["queues.get_next_task", "tasks.started", "events.add_batch", "tasks.completed"])
 def test_the_calls_that_matter_most_may_lose_their_reply(

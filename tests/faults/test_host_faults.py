@@ -232,7 +232,8 @@ def test_what_ignores_term_and_hides_with_the_output_open_is_ended(
 
 
 @pytest.mark.timeout(240)
-@pytest.mark.parametrize("how", [pytest.param("reboot", marks=pytest.mark.thorough), "power failure"])
+@pytest.mark.thorough
+@pytest.mark.parametrize("how", ["reboot", "power failure"])
 def test_a_host_that_goes_down_amid_a_task_forgets_none(tmp_path: Path, how: str) -> None:
     with host_network() as network, network.server() as server, network.boot("going") as host:
         install_gpus(host, GPU)
