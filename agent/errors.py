@@ -129,10 +129,6 @@ class ApiError(AgentError):
         return (self.code, self.subcode) == (code, subcode)
 
     @property
-    def is_unknown_endpoint(self) -> bool:
-        return self.code == 404
-
-    @property
     def is_server_fault(self) -> bool:
         """5xx and 429: nothing is known of the effect; the call may be repeated later."""
         return self.code >= 500 or self.code == 429

@@ -21,7 +21,6 @@ from enum import StrEnum
 from typing import Self
 from urllib.parse import urlsplit
 
-READ_SIZE = 1 << 16
 DELAY_SECONDS = 40.0
 
 

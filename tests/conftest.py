@@ -5,12 +5,17 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
 import pytest
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from support.apiserver import ServerProcess
 
 ROOT = Path(__file__).parent.parent
 
@@ -50,6 +55,23 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     shutil.rmtree(config.stash[_home], ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[ServerProcess]:
+    """A server of the module's own, with nothing in it yet."""
+    from support.apiserver import ServerProcess
+
+    with ServerProcess() as running:
+        yield running
+
+
+@pytest.fixture
+def queue(server: ServerProcess, request: pytest.FixtureRequest) -> str:
+    """The name of a queue of the test's own."""
+    name = f"queue of {request.node.name}"
+    server.new_queue(name)
+    return name
 
 
 @pytest.hookimpl(trylast=True)

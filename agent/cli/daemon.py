@@ -221,44 +221,51 @@ def _start(invocation: Invocation, settings: Settings, wishes: Wishes, *, is_det
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1, signal.SIGHUP})
     check_combination(wishes)
     check_hours(settings)
-    inventory = cache(lambda: read_inventory(with_peers=bool(wishes.ranges)))
-    layout = NO_GPUS
-    absent: tuple[str, ...] = ()
-    try:
-        visibility = resolve_gpus(wishes.gpus, cpu_only=wishes.cpu_only, env=os.environ, inventory=inventory)
-        if visibility.devices not in (None, ("none",)):
-            layout = layout_of(visibility.devices or (), inventory(), wishes)
-    except GpuMissing as error:
-        if not waits_for_gpus(settings, error, os.environ):
-            raise
-        visibility = parse_visibility(wishes.gpus, wishes.cpu_only, os.environ)
-        layout, absent = layout_without_missing(visibility.devices or (), inventory(), wishes)
-    except GpuSpecError as error:
-        if invocation.reread is not None or not finishes_only(settings, error):
-            raise
-        visibility = parse_visibility(wishes.gpus, wishes.cpu_only, os.environ)
+    reread = invocation.reread
+    visibility, layout, missing = _gpus_of(settings, wishes, may_finish=reread is None)
     environment = environment_for(settings, visibility, os.environ)
     setup = replace(
         worker_setup(settings, wishes, visibility, layout),
         task_umask=task_umask,
-        missing=absent,
+        missing=missing,
         arguments=invocation.typed,
         environment_before=changed_by(environment, os.environ),
-        given_config=invocation.reread.config if invocation.reread is not None else None,
     )
-    if invocation.reread is not None:
-        invocation.reread.check(settings, setup)
+    if reread is not None:
+        reread.check(settings, setup)
     if settings.agent.apply_files:
         write_files(settings.files)
-    if invocation.reread is not None:
-        invocation.reread.accept(setup, environment)
-        return 0
-    if is_detached:
+    if reread is not None:
+        reread.accept(setup, environment)
+    elif is_detached:
         from agent.cli.detach import start_detached
 
         return start_detached(settings, setup, environment)
-    become_worker(settings, setup, environment)
+    else:
+        become_worker(settings, setup, environment)
     return 0
+
+
+def _gpus_of(settings: Settings, wishes: Wishes, *, may_finish: bool) -> tuple[Visibility, Layout, tuple[str, ...]]:
+    """What the wishes stand for on this host, and which of it is missing but waited for.
+
+    `may_finish`: an agent that has something to account for may start without its GPUs, to do that and leave.
+    """
+    inventory = cache(lambda: read_inventory(with_peers=bool(wishes.ranges)))
+    try:
+        visibility = resolve_gpus(wishes.gpus, cpu_only=wishes.cpu_only, env=os.environ, inventory=inventory)
+        if visibility.devices in (None, ("none",)):
+            return visibility, NO_GPUS, ()
+        return visibility, layout_of(visibility.devices or (), inventory(), wishes), ()
+    except GpuMissing as error:
+        if not waits_for_gpus(settings, error, os.environ):
+            raise
+        visibility = parse_visibility(wishes.gpus, wishes.cpu_only, os.environ)
+        return visibility, *layout_without_missing(visibility.devices or (), inventory(), wishes)
+    except GpuSpecError as error:
+        if not may_finish or not finishes_only(settings, error):
+            raise
+        return parse_visibility(wishes.gpus, wishes.cpu_only, os.environ), NO_GPUS, ()
 
 
 def waits_for_gpus(settings: Settings, error: GpuMissing, env: Mapping[str, str]) -> bool:

@@ -13,7 +13,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from agent.api.client import open_client
@@ -39,6 +39,7 @@ class Reread:
 
     def accept(self, setup: WorkerSetup, environment: Mapping[str, str]) -> None:
         """Hand the new set-up over."""
+        setup = replace(setup, given_config=self.config)
         write_json(self.answer, {"setup": setup.to_json(), "environment": dict(environment)})
 
     def check(self, settings: Settings, setup: WorkerSetup) -> None:

@@ -32,4 +32,4 @@ async def beside(work: Coroutine[Any, Any, T]) -> AsyncIterator[asyncio.Task[T]]
 
 def _log_failure(task: asyncio.Task[Any]) -> None:
     if not task.cancelled() and (error := task.exception()) is not None:
-        log.error("a side loop of the task ended: %s", error, exc_info=error)
+        log.error("a side loop ended: %s", error, exc_info=error)

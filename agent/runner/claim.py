@@ -16,7 +16,6 @@ import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 from agent.api import queues, tasks
 from agent.api.client import AsyncClient
@@ -30,8 +29,6 @@ from agent.states import RunPhase, TaskStatus
 from agent.steps import Step, reached
 
 log = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 FIRST_VERSION_WITH_NAMED_POP = (2, 21)
 UNKNOWN_QUEUE = 701

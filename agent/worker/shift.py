@@ -10,6 +10,7 @@ from agent.api.workers import AVAILABLE_GPUS
 from agent.models import WorkerSetup
 from agent.runner.abort import StatusBoard
 from agent.runner.aside import aside
+from agent.runner.beside import beside
 from agent.runner.claim import Source
 from agent.runner.context import RunContext
 from agent.worker.assembly import gate_for, slots_for
@@ -22,7 +23,6 @@ from agent.worker.listening import Listening
 from agent.worker.poller import Poller, turn_file
 from agent.worker.post import Post, executor_setup, sampler_for
 from agent.worker.presence import Presence
-from agent.worker.signals import beside
 from agent.worker.slots import Services, Slot, Slots
 from agent.worker.standing import Stand, Standing
 from agent.worker.turn import Turn

@@ -25,6 +25,7 @@ from agent.errors import ApiError
 from agent.logs import name_worker
 from agent.models import WorkerSetup
 from agent.runner import recovery
+from agent.runner.beside import beside
 from agent.runner.claim import Source
 from agent.runner.lifecycle import EXECUTOR_GRACE_SECONDS
 from agent.runner.rundir import Runs
@@ -44,7 +45,7 @@ from agent.worker.reload import Reload, Successor
 from agent.worker.report import hours_of
 from agent.worker.service import Supervisor, for_children
 from agent.worker.shift import shift_for
-from agent.worker.signals import Stop, beside, hear_interrupt, leave_signals_to_the_loop, listen_for_stop, unless
+from agent.worker.signals import Stop, hear_interrupt, leave_signals_to_the_loop, listen_for_stop, unless
 from agent.worker.start import back_off, counted, prove, take_turn, when_reachable
 
 log = logging.getLogger(__name__)

@@ -10,12 +10,6 @@ from support.apiserver import CallError, ServerProcess
 NOTHING = -(2**31)
 
 
-@pytest.fixture(scope="module")
-def server():
-    with ServerProcess() as server:
-        yield server
-
-
 @pytest.fixture
 def task(server):
     return new_task(server)

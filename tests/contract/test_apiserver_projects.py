@@ -3,15 +3,9 @@
 from itertools import count
 
 import pytest
-from support.apiserver import CallError, ServerProcess
+from support.apiserver import CallError
 
 numbers = count()
-
-
-@pytest.fixture(scope="module")
-def server():
-    with ServerProcess() as server:
-        yield server
 
 
 @pytest.fixture

@@ -17,12 +17,6 @@ OFF = "force_workers:off"
 _numbers = iter(range(1_000_000))
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[ServerProcess]:
-    with ServerProcess() as running:
-        yield running
-
-
 @pytest.fixture
 def pool() -> Iterator[ThreadPoolExecutor]:
     with ThreadPoolExecutor(WATCHERS) as threads:

@@ -7,7 +7,6 @@ import gzip
 import http.client
 import json
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import jwt
@@ -16,12 +15,6 @@ import requests
 from support.apiserver import CallError, ServerProcess
 
 UNKNOWN = "0" * 32
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[ServerProcess]:
-    with ServerProcess() as running:
-        yield running
 
 
 def raw(

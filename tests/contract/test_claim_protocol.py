@@ -387,12 +387,6 @@ class ClaimsAndQueues(RuleBasedStateMachine):
             assert status in ("created", "stopped", "failed", "completed") or known.is_homeless, (task, status, known)
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[ServerProcess]:
-    with ServerProcess() as running:
-        yield running
-
-
 def machine_on(server: ServerProcess, features: Features) -> type[ClaimsAndQueues]:
     class Machine(ClaimsAndQueues):
         pass

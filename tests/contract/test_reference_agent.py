@@ -6,7 +6,6 @@ import signal
 import time
 
 import pytest
-from support.apiserver import ServerProcess
 from support.reference_agent import agent_environment, reference_agent, run, start_daemon
 
 SCRIPT = """
@@ -33,12 +32,6 @@ print("the rate is", args.lr, "in", task.id, flush=True)
 @pytest.fixture(scope="module")
 def agent():
     return reference_agent()
-
-
-@pytest.fixture(scope="module")
-def server():
-    with ServerProcess() as server:
-        yield server
 
 
 @pytest.fixture

@@ -3,14 +3,7 @@
 import hashlib
 
 import pytest
-from support.apiserver import ServerProcess
 from support.sdk import run_script
-
-
-@pytest.fixture(scope="module")
-def server():
-    with ServerProcess() as server:
-        yield server
 
 
 @pytest.fixture(scope="module")

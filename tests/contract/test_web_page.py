@@ -6,19 +6,12 @@ from pathlib import Path
 
 import pytest
 import requests
-from support.apiserver import ServerProcess
 
 import apiserver
 from agent.worker.standing import Standing
 from apiserver import endpoints
 
 SCRIPT = Path(apiserver.__file__).parent / "web" / "page.js"
-
-
-@pytest.fixture(scope="module")
-def server():
-    with ServerProcess() as server:
-        yield server
 
 
 @pytest.fixture

@@ -96,12 +96,6 @@ def cases() -> list[Any]:
     ]
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    with ServerProcess(tmp_path_factory.mktemp("server") / "data") as running:
-        yield running
-
-
 @contextmanager
 def proxy_to(server: ServerProcess, kind: str) -> Iterator[FaultProxy]:
     with ExitStack() as stack:

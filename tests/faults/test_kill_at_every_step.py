@@ -75,12 +75,6 @@ def cases() -> Iterator[object]:
             yield pytest.param(step, victim, id=f"{step}-{victim}", marks=() if is_quick else (pytest.mark.thorough,))
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    with ServerProcess(tmp_path_factory.mktemp("server") / "data") as running:
-        yield running
-
-
 def strike_at(case: Case, victim: Victim) -> None:
     match victim:
         case Victim.DAEMON:

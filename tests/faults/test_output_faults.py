@@ -46,12 +46,6 @@ for _ in range({mebibytes}):
 """
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    with ServerProcess(tmp_path_factory.mktemp("server") / "data") as running:
-        yield running
-
-
 @pytest.fixture
 def proxy(server: ServerProcess) -> Iterator[FaultProxy]:
     with FaultProxy(server.api) as running:

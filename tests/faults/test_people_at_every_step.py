@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 
@@ -71,12 +71,6 @@ def expected(deed: Deed, step: Step) -> set[str]:
             return {"published"}
         case Deed.DELETE_QUEUE:
             return {"created", "stopped"} if step in (Step.SEEN, Step.CLAIM_WRITTEN) else {"completed"}
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    with ServerProcess(tmp_path_factory.mktemp("server") / "data") as running:
-        yield running
 
 
 def cases() -> list[object]:

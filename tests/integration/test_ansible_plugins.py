@@ -37,12 +37,6 @@ TOKEN = "e30.e30.c2ln"
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[ServerProcess]:
-    with ServerProcess() as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
 def plugin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plugin]:
     """Imports a plugin of the collection into this process, for what is pure in it."""
     collections = linked_collection(tmp_path_factory.mktemp("collections"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,12 +23,6 @@ BURST = """
 import sys
 sys.stdout.write("".join(f"line {n}\\n" for n in range(100_000)))
 """
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    with ServerProcess(tmp_path_factory.mktemp("server")) as running:
-        yield running
 
 
 def test_a_line_is_on_the_server_within_a_second_of_being_written(server: ServerProcess, tmp_path: Path) -> None:

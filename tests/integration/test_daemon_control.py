@@ -27,7 +27,8 @@ from support.agent import (
     wait_for_status,
 )
 from support.apiserver import ServerProcess
-from support.control import holding, operate, reports, send, socket_in, start_operating
+from support.control import operate, reports, send, socket_in, start_operating
+from support.watcher import Watcher
 
 from agent.files import read_json
 from agent.steps import Step
@@ -41,19 +42,6 @@ print("gone on")
 """
 STATUS = b'{"version": 1, "do": "status"}\n'
 NOBODY = 65534
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[ServerProcess]:
-    with ServerProcess() as found:
-        yield found
-
-
-@pytest.fixture
-def queue(server: ServerProcess, request: pytest.FixtureRequest) -> str:
-    name = f"queue of {request.node.name}"
-    server.new_queue(name)
-    return name
 
 
 @pytest.fixture
@@ -237,11 +225,12 @@ def test_every_operation_works_while_a_task_is_being_set_up(
 ) -> None:
     state = tmp_path / "state"
     with (
-        holding(tmp_path / "steps", Step.WORKSPACE_OPEN) as holder,
-        agent_on(server, state, queue, worker_id="host:0", environ=holder.environ) as agent,
+        Watcher() as watcher,
+        agent_on(server, state, queue, worker_id="host:0", environ=watcher.environ) as agent,
     ):
+        held = watcher.hold(Step.WORKSPACE_OPEN)
         task = create_script(server, "print('ran')", queue=queue)
-        holder.wait()
+        held.wait()
         (found,) = reports(state)["host:0"]["tasks"]
         assert (found["id"], found["phase"]) == (task, "started")
         assert found["executor_pid"]
@@ -251,14 +240,14 @@ def test_every_operation_works_while_a_task_is_being_set_up(
                 wait_for(lambda: list(state.glob("runs/*/stop.json")))
             else:
                 assert command.wait(30) == 0
-            holder.release()
+            held.release()
         assert command.communicate(timeout=30)[1] == ""
         assert command.returncode == 0
         if words[0] == "daemon":
             assert agent.process.wait(30) == 0
         if status == "in_progress":
             assert status_of(server, task) == "in_progress"
-            holder.release()
+            held.release()
             agent.restart().wait_until_ready()
             status = "completed"
         wait_for_status(server, task, status)

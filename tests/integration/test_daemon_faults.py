@@ -29,12 +29,6 @@ SLEEPER = "import os, time\nprint('pid', os.getpid(), flush=True)\ntime.sleep(60
 HELLO = "print('hello', flush=True)\n"
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    with ServerProcess(tmp_path_factory.mktemp("server")) as running:
-        yield running
-
-
 @pytest.fixture
 def own_server(tmp_path: Path) -> Iterator[ServerProcess]:
     """A server to kill."""

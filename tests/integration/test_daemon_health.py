@@ -8,26 +8,19 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from support.agent import TypedDaemon, console_of, create_script, status_of, typed_daemon, wait_for, wait_for_status
 from support.apiserver import ServerProcess
+from support.disks import needs_root, small_disk
 from support.fake_nvml import CONFIGS, variables
 
 OK = "print('done')\n"
 SEES = "import os\nprint('sees', os.environ['CUDA_VISIBLE_DEVICES'])\n"
 HEALTH = "CLEARML_AGENT__AGENT__HEALTH__"
 EVERY = {f"{HEALTH}INTERVAL_SEC": "0.2", "CLEARML_AGENT_SKIP_PYTHON_ENV_INSTALL": "1"}
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    with ServerProcess(tmp_path_factory.mktemp("server")) as running:
-        yield running
 
 
 class Host:
@@ -274,36 +267,22 @@ def test_gpus_that_are_shared_out_by_a_driver_that_hangs_are_not_and_the_agent_c
         assert daemon.end(signal.SIGUSR1, seconds=20) == 0
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 40 MiB, of which a tenth has to be free."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=40m", "none", str(place)]
-    if subprocess.run(command, check=False, capture_output=True).returncode:
-        pytest.skip("a disk can only be made by root")
-    try:
-        yield place
-    finally:
-        subprocess.run(["umount", "--lazy", str(place)], check=True)
-
-
-def test_a_disk_without_room_cordons_until_it_has_some_to_spare(
-    server: ServerProcess, tmp_path: Path, small_disk: Path
-) -> None:
+@needs_root
+def test_a_disk_without_room_cordons_until_it_has_some_to_spare(server: ServerProcess, tmp_path: Path) -> None:
     _queue(server, "full")
-    environ = {**EVERY, "CLEARML_WORKER_ID": "full:0", "TMPDIR": str(small_disk), f"{HEALTH}LEAST_FREE_DISK_GB": "0.1"}
-    ballast = small_disk / "ballast"
-    with typed_daemon(server, tmp_path / "d", "--cpu-only", "--queue", "full", environ=environ) as daemon:
-        wait_for_status(server, create_script(server, OK, queue="full"), "completed")
-        ballast.write_bytes(bytes(38 << 20))
-        _wait_cordoned(server, "full:0", f"MiB free in {small_disk}, 4 MiB are wanted")
-        task = create_script(server, OK, queue="full")
-        os.truncate(ballast, 71 << 19)  # 4.5 MiB are free: as much as is wanted, and not enough to be sure
-        _stays_queued(server, task, while_=daemon)
-        ballast.unlink()
-        wait_for_status(server, task, "completed")
-        _wait_open(server, "full:0")
+    with small_disk(tmp_path / "disk", "40m") as disk:  # a tenth of it has to be free
+        environ = {**EVERY, "CLEARML_WORKER_ID": "full:0", "TMPDIR": str(disk), f"{HEALTH}LEAST_FREE_DISK_GB": "0.1"}
+        ballast = disk / "ballast"
+        with typed_daemon(server, tmp_path / "d", "--cpu-only", "--queue", "full", environ=environ) as daemon:
+            wait_for_status(server, create_script(server, OK, queue="full"), "completed")
+            ballast.write_bytes(bytes(38 << 20))
+            _wait_cordoned(server, "full:0", f"MiB free in {disk}, 4 MiB are wanted")
+            task = create_script(server, OK, queue="full")
+            os.truncate(ballast, 71 << 19)  # 4.5 MiB are free: as much as is wanted, and not enough to be sure
+            _stays_queued(server, task, while_=daemon)
+            ballast.unlink()
+            wait_for_status(server, task, "completed")
+            _wait_open(server, "full:0")
 
 
 def test_after_some_failed_set_ups_in_a_row_there_is_a_pause_and_one_task_is_tried(

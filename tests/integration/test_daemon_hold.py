@@ -22,19 +22,6 @@ while not os.path.exists({path!r}):
 """
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[ServerProcess]:
-    with ServerProcess() as found:
-        yield found
-
-
-@pytest.fixture
-def queue(server: ServerProcess, request: pytest.FixtureRequest) -> str:
-    name = f"queue of {request.node.name}"
-    server.new_queue(name)
-    return name
-
-
 @pytest.fixture
 def hold(tmp_path: Path) -> Path:
     return tmp_path / "held"

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
 from support.agent import agent_on, console_of, create_script, status_of, wait_for, wait_for_status
 from support.apiserver import ServerProcess
 from support.plain_server import plain_server
@@ -16,12 +14,6 @@ SCRIPT = """
 for n in range(50):
     print(f"line {n}", flush=True)
 """
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    with ServerProcess(tmp_path_factory.mktemp("server")) as running:
-        yield running
 
 
 def test_it_polls_at_its_interval_and_runs_what_it_finds(server: ServerProcess, tmp_path: Path) -> None:

@@ -83,19 +83,6 @@ class Typed:
         assert last == f"counted {len(counted)}"
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[ServerProcess]:
-    with ServerProcess() as found:
-        yield found
-
-
-@pytest.fixture
-def queue(server: ServerProcess, request: pytest.FixtureRequest) -> str:
-    name = f"queue of {request.node.name}"
-    server.new_queue(name)
-    return name
-
-
 @pytest.fixture
 def typed(server: ServerProcess, tmp_path: Path) -> Typed:
     return Typed(server, tmp_path)

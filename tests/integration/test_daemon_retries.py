@@ -5,12 +5,8 @@ from __future__ import annotations
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +20,11 @@ from support.faulty_http import nobody
 from support.plain_server import plain_server
 from support.reference_agent import loopback_only
 from support.repositories import GitServer, make_repository
+from support.watcher import Watcher
+
+from agent.steps import Step
 
 FAILS = "import sys\nprint('tried', flush=True)\nsys.exit(7)\n"
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    with ServerProcess(tmp_path_factory.mktemp("server")) as running:
-        yield running
 
 
 def with_policy(server: ServerProcess, source: str = FAILS, *, queue: str = "default", **more: Any) -> str:
@@ -256,66 +249,20 @@ def test_an_agent_that_leaves_during_the_wait_leaves_the_rest_of_it_to_the_next(
 # --- agents that die at the worst of times
 
 
-class Watcher:
-    """Answers whoever reaches a step, except for the daemon at the fatal one: that is killed there, once."""
-
-    def __init__(self, path: Path, fatal: str) -> None:
-        self.path = path
-        self.fatal = fatal
-        self.killed: list[int] = []
-
-    @contextmanager
-    def watching(self) -> Iterator[Watcher]:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listening:
-            listening.bind(str(self.path))
-            listening.listen(32)
-            thread = threading.Thread(target=self._watch, args=(listening,))
-            thread.start()
-            try:
-                yield self
-            finally:
-                listening.shutdown(socket.SHUT_RDWR)
-                thread.join()
-
-    def _watch(self, listening: socket.socket) -> None:
-        while True:
-            try:
-                connection, _ = listening.accept()
-            except OSError:
-                return
-            with connection:
-                step, _, pid = connection.recv(200).decode().partition(" ")
-                if step == self.fatal and not self.killed:
-                    self.killed.append(int(pid))
-                    os.kill(int(pid), signal.SIGKILL)
-                else:
-                    connection.sendall(b"\n")
-
-
 @pytest.mark.parametrize(
     "step",
     [
-        "exit_written",
-        "verdict_written",
-        "end_noted",
-        "retry_due",
-        "console_done",
-        "retry_counted",
-        "giving_back",
-        "given_back",
-        "moved_to_front",
-        "end_told",
-        "report_written",
+        *(Step.EXIT_WRITTEN, Step.VERDICT_WRITTEN, Step.END_NOTED, Step.RETRY_DUE, Step.CONSOLE_DONE),
+        *(Step.RETRY_COUNTED, Step.GIVING_BACK, Step.GIVEN_BACK, Step.MOVED_TO_FRONT, Step.END_TOLD),
+        Step.REPORT_WRITTEN,
     ],
 )
 def test_an_agent_killed_at_any_step_of_a_retry_loses_no_task_and_counts_once(
-    server: ServerProcess, tmp_path: Path, step: str
+    server: ServerProcess, tmp_path: Path, step: Step
 ) -> None:
-    watcher = Watcher(tmp_path / "steps", step)
-    with watcher.watching():
-        agent = AgentProcess(
-            server, tmp_path / "state", environ={"GPUFLEET_STEPS": str(watcher.path)}
-        ).wait_until_ready()
+    with Watcher() as watcher:
+        watcher.at(step, lambda pid: os.kill(pid, signal.SIGKILL))
+        agent = AgentProcess(server, tmp_path / "state", environ=watcher.environ).wait_until_ready()
         try:
             task = with_policy(server, retry_on="7", retry_limit=2, retry_delay_seconds=0.1)
             assert agent.process.wait(60) == -signal.SIGKILL
@@ -324,7 +271,6 @@ def test_an_agent_killed_at_any_step_of_a_retry_loses_no_task_and_counts_once(
             assert done["status_reason"] == "worker execution exit code 7; no retry is left (2 of 2 done)"
             assert (tries(server, task), count(server, task)) == (3, 2)
             wait_for(lambda: not agent.runs(), what="the run is over")
-            assert len(watcher.killed) == 1
         finally:
             agent.signal(signal.SIGINT)
 

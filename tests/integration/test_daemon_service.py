@@ -42,19 +42,6 @@ def listener(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Listen
     found.close()
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[ServerProcess]:
-    with ServerProcess() as found:
-        yield found
-
-
-@pytest.fixture
-def queue(server: ServerProcess, request: pytest.FixtureRequest) -> str:
-    name = f"queue of {request.node.name}"
-    server.new_queue(name)
-    return name
-
-
 def waiting_task(server: Any, queue: str, go: Path) -> str:
     task = create_script(server, WAITING.format(path=str(go)), queue=queue, name="waits")
     wait_for(lambda: console_of(server, task, level="DEBUG"), what="the first line")

@@ -7,16 +7,11 @@ import os
 import socket
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from support.agent import wait_for
 from support.cli import Result, run_cli
 
-from agent.steps import WATCHER, Step
 from agent.worker.identity import file_name_of
 
 
@@ -62,52 +57,3 @@ def send(path: Path, data: bytes, *, ends: bool = True, seconds: float = 20.0) -
         except (BrokenPipeError, ConnectionResetError):
             return None
     return json.loads(line) if line else None
-
-
-class Holder:
-    """Stands in the way of whoever reaches one step, until `release`; everybody else may go on at once."""
-
-    def __init__(self, path: Path, step: Step) -> None:
-        self.environ = {WATCHER: str(path)}
-        self._step = step
-        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._listener.bind(str(path))
-        self._listener.listen(64)
-        self._held: list[socket.socket] = []
-        self._thread = threading.Thread(target=self._serve, daemon=True)
-        self._thread.start()
-
-    def _serve(self) -> None:
-        while True:
-            try:
-                client, _ = self._listener.accept()
-            except OSError:
-                return
-            step = client.recv(256).decode().split()[:1]
-            if step == [self._step.value]:
-                self._held.append(client)
-            else:
-                client.close()
-
-    def wait(self) -> None:
-        wait_for(lambda: self._held, what=f"somebody at {self._step}")
-
-    def release(self) -> None:
-        for client in self._held:
-            client.close()
-
-    def close(self) -> None:
-        self.release()
-        self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-        self._thread.join(10)
-
-
-@contextmanager
-def holding(path: Path, step: Step) -> Iterator[Holder]:
-    """Hold whoever reaches `step` while the block runs, or until released."""
-    holder = Holder(path, step)
-    try:
-        yield holder
-    finally:
-        holder.close()

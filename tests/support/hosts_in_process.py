@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+from support.runs import run_context
 from support.settings import settings_for
 
 from agent import steps
@@ -29,13 +30,11 @@ from agent.api.server import Features
 from agent.api.transport import Abort, Reply, Transport
 from agent.errors import AgentError, ReplyLost
 from agent.files import write_json
-from agent.models import ExecutorSetup, Outcome
+from agent.models import Outcome
 from agent.runner import abort, claim, give_back, report, start
-from agent.runner.abort import StatusBoard
 from agent.runner.claim import Claimant, Source, claim_task, first_waiting
 from agent.runner.context import RunContext, Running
 from agent.runner.lifecycle import launch, see_through
-from agent.runner.machine import MachineSampler
 from agent.runner.recovery import recover
 from agent.runner.rundir import Claim, Runs
 from agent.steps import Step
@@ -351,16 +350,13 @@ class SmallHost:
         async def announce(task: str | None, queue: str | None) -> None:
             await api.send_until_answered(workers.status_report(self.name, queues=[], task=task, queue=queue))
 
-        return RunContext(
-            api=api,
-            features=self.features,
-            board=StatusBoard(api, self.features, poll_seconds=0.1),
+        return run_context(
+            api,
+            self.features,
+            worker=self.name,
+            poll_seconds=0.1,
             runtime=SmallRuntime(self),
             settings=self.settings,
-            worker=self.name,
-            executor_setup=ExecutorSetup(settings={}, worker_id=self.name),
-            executor_environ={},
-            sampler=MachineSampler(),
             announce=announce,
         )
 

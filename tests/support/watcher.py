@@ -5,7 +5,11 @@
         AgentProcess(server, state, environ=watcher.environ)
         watcher.wait(Step.POPPED)
 
-What is done at a step is done once, while the process that has reached it stands still.
+What is done at a step is done once, while the process that has reached it stands still. `hold` lets it stand there:
+
+        held = watcher.hold(Step.WORKSPACE_OPEN)
+        held.wait()
+        held.release()
 """
 
 from __future__ import annotations
@@ -25,6 +29,25 @@ from agent.steps import WATCHER, Step
 Action = Callable[[int], object]
 
 
+class Hold:
+    """Whoever reaches one step next stands still there until `release`."""
+
+    def __init__(self) -> None:
+        self._is_there = threading.Event()
+        self._may_go = threading.Event()
+
+    def wait(self, *, seconds: float = 60.0) -> None:
+        """Until somebody is there."""
+        assert self._is_there.wait(seconds), "nobody came by"
+
+    def release(self) -> None:
+        self._may_go.set()
+
+    def stand(self, _pid: int) -> None:
+        self._is_there.set()
+        self._may_go.wait()
+
+
 class Watcher:
     """A socket that processes report to; `seen` is every step that was reached, in order, with the pid."""
 
@@ -36,6 +59,7 @@ class Watcher:
         self._actions: dict[Step, list[Action]] = {}
         self._done: set[Step] = set()
         self._errors: list[BaseException] = []
+        self._holds: list[Hold] = []
         self._lock = threading.Lock()
         self.seen: list[tuple[Step, int]] = []
 
@@ -48,6 +72,8 @@ class Watcher:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        for hold in self._holds:
+            hold.release()
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         shutil.rmtree(self._folder)
@@ -58,6 +84,13 @@ class Watcher:
         """Do this with the pid of whoever reaches `step` next."""
         with self._lock:
             self._actions.setdefault(step, []).append(action)
+
+    def hold(self, step: Step) -> Hold:
+        """Have whoever reaches `step` next stand still there."""
+        hold = Hold()
+        self._holds.append(hold)
+        self.at(step, hold.stand)
+        return hold
 
     def wait(self, step: Step, *, seconds: float = 60.0, log: Path | None = None) -> None:
         """Until what is to be done at `step` has been done; `log` is shown if that does not come about."""

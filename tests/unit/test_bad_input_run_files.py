@@ -17,25 +17,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.bad_input import JSON, examples
 from support.fake_api import FakeClient, fake_api
-from support.settings import settings_for
+from support.runs import claim_of, run_context
 
 from agent.api.queues import Queue
 from agent.api.server import Features
 from agent.files import write_json
-from agent.models import ExecutorSetup, Task
+from agent.models import Task
 from agent.process.procfs import start_ticks_of
 from agent.runner import claim as claiming
-from agent.runner.abort import StatusBoard
 from agent.runner.claim import Source
-from agent.runner.context import RunContext, Running
+from agent.runner.context import Running
 from agent.runner.judging import judge, say_end
 from agent.runner.lifecycle import give_up
-from agent.runner.machine import MachineSampler
 from agent.runner.recovery import recover
-from agent.runner.rundir import UNREADABLE, Claim, RunDirectory, Runs
+from agent.runner.rundir import UNREADABLE, RunDirectory, Runs
 from agent.runner.writeback import calls_for
 from agent.runtimes import host
-from agent.runtimes.host import HostRuntime, end_leftovers
+from agent.runtimes.host import end_leftovers
 from agent.states import RunPhase
 from agent.worker.marks import Drain, Failures
 
@@ -62,10 +60,7 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _left_behind(root: Path, phase: RunPhase = RunPhase.STARTED) -> RunDirectory:
-    claim = Claim(
-        task="t1", attempt=0, worker="w", queue="q1", queue_name="train", token="x", phase=phase, claimed_at_ms=1
-    )
-    run, _ = Runs(root).create(claim)
+    run, _ = Runs(root).create(claim_of(phase=phase))
     for name, content in GOOD.items():
         write_json(run.path / f"{name}.json", content)
     return run
@@ -88,30 +83,12 @@ def _recover(
         queues__get_by_id=lambda _: {"queue": {"entries": []}},
         queues__move_task_to_front=lambda _: {},
     )
-    context = _context(api)
+    context = run_context(api, SOURCE.features)
 
     async def scenario() -> list[Running]:
         return await asyncio.wait_for(recover(lambda claim: context, Runs(root), agent="w"), 30)
 
     return asyncio.run(scenario()), client
-
-
-def _context(api: Any) -> RunContext:
-    async def announce(task: str | None, queue: str | None) -> None:
-        return
-
-    return RunContext(
-        api=api,
-        features=SOURCE.features,
-        board=StatusBoard(api, SOURCE.features, poll_seconds=1.0),
-        runtime=HostRuntime(),
-        settings=settings_for(),
-        worker="w",
-        executor_setup=ExecutorSetup(settings={}, worker_id="w"),
-        executor_environ={},
-        sampler=MachineSampler(),
-        announce=announce,
-    )
 
 
 def _see(running: Running) -> str:
@@ -279,7 +256,7 @@ def test_a_run_that_cannot_be_seen_through_is_reported_as_failed(tmp_path: Path)
         },
         tasks__failed=lambda _: {},
     )
-    asyncio.run(give_up(_context(api), running, "internal error of the agent: X"))
+    asyncio.run(give_up(run_context(api, SOURCE.features), running, "internal error of the agent: X"))
     assert client.sent("tasks.failed")[0]["status_reason"] == "internal error of the agent: X"
     kept = Runs(tmp_path).set_aside(run)
     assert (kept / "claim.json").exists()

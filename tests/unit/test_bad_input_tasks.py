@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.bad_input import EVIL_TEXTS, JSON, VALID, bad_tasks, deep, examples, with_change
 from support.fake_api import fake_api
+from support.runs import run_context
 from support.settings import settings_for
 
 from agent.api import events, queues, server, tasks, workers
@@ -30,16 +31,15 @@ from agent.executor.places import Places
 from agent.executor.remotes import parse
 from agent.executor.requirements_file import read_text
 from agent.executor.wanted import Found, Wanted, plan_for
-from agent.models import ExecutorSetup, Outcome, Script, Task
+from agent.models import Outcome, Script, Task
 from agent.packages.uv import install_command
 from agent.process.environ import for_task, task_section
 from agent.runner import claim as claiming
-from agent.runner.abort import StatusBoard, wait_for_abort_callback
+from agent.runner.abort import wait_for_abort_callback
 from agent.runner.claim import Claimant, Claimed, claim_task
 from agent.runner.claim import Source as Queues
-from agent.runner.context import GoneHandle, RunContext
+from agent.runner.context import GoneHandle
 from agent.runner.lifecycle import launch
-from agent.runner.machine import MachineSampler
 from agent.runner.outcome import StopCause, verdict_for
 from agent.runner.rundir import Runs, folder_for
 from agent.runner.writeback import calls_for
@@ -415,30 +415,12 @@ def _claim(root: Path, task_id: str, wire: Any, *, status: str = "queued") -> tu
         claimant = Claimant(worker="w", agent="w")
         claimed = await claim_task(api, OURS, Runs(root), Waiting(task_id, "q1"), claimant=claimant)
         if claimed is not None:
-            running = await launch(_context(api), claimed)
+            running = await launch(run_context(api, runtime=HostRuntime(("/bin/false",))), claimed)
             assert running is not None
             assert isinstance(running.handle, GoneHandle)
         return claimed
 
     return asyncio.run(scenario()), client
-
-
-def _context(api: Any) -> RunContext:
-    async def announce(task: str | None, queue: str | None) -> None:
-        return
-
-    return RunContext(
-        api=api,
-        features=Features(),
-        board=StatusBoard(api, Features(), poll_seconds=1.0),
-        runtime=HostRuntime(("/bin/false",)),
-        settings=settings_for(),
-        worker="w",
-        executor_setup=ExecutorSetup(settings={}, worker_id="w"),
-        executor_environ={},
-        sampler=MachineSampler(),
-        announce=announce,
-    )
 
 
 @pytest.mark.parametrize("wire", [None, [], {"id": "t1", "script": []}, {"id": "other"}, {"id": "t1", "x": deep(300)}])

@@ -9,19 +9,15 @@ from typing import Any
 
 import pytest
 from support.fake_api import fake_api
+from support.runs import claim_of, run_context
 from support.settings import settings_for
 
-from agent.api.server import Features
 from agent.errors import Interrupted, ServerUnreachable
-from agent.models import ExecutorSetup, Task
+from agent.models import Task
 from agent.runner import foreground
-from agent.runner.abort import StatusBoard
 from agent.runner.claim import Claimed
 from agent.runner.console import Console
-from agent.runner.context import RunContext
-from agent.runner.machine import MachineSampler
-from agent.runner.rundir import Claim, Runs
-from agent.runtimes.host import HostRuntime
+from agent.runner.rundir import Runs
 from agent.states import RunPhase
 
 
@@ -37,29 +33,8 @@ def test_ctrl_c_ends_it_even_while_the_server_is_away(tmp_path: Path, monkeypatc
 
     async def scenario() -> None:
         api, _ = fake_api(tasks__started=away, tasks__get_all=away)
-        context = RunContext(
-            api=api,
-            features=Features(),
-            board=StatusBoard(api, Features(), poll_seconds=1.0),
-            runtime=HostRuntime(),
-            settings=settings_for(stop_grace_seconds=0.0),
-            worker="w",
-            executor_setup=ExecutorSetup(settings={}, worker_id="w"),
-            executor_environ={},
-            sampler=MachineSampler(),
-            announce=announce,
-        )
-        claim = Claim(
-            task="t1",
-            attempt=0,
-            worker="w",
-            queue="",
-            queue_name="",
-            token="x",
-            phase=RunPhase.CLAIMED,
-            claimed_at_ms=0,
-        )
-        run, claim = Runs(tmp_path).create(claim)
+        context = run_context(api, settings=settings_for(stop_grace_seconds=0.0))
+        run, claim = Runs(tmp_path).create(claim_of(queue="", queue_name="", phase=RunPhase.CLAIMED))
         context.end_task.set()
         async with asyncio.timeout(5):
             await foreground._run_watched(context, Claimed(run=run, claim=claim, task=Task(id="t1")))

@@ -12,18 +12,16 @@ from typing import Any
 
 import pytest
 from support.fake_api import FakeClient, fake_api
-from support.settings import settings_for
+from support.runs import claim_of, run_context
 
 from agent.api.server import Features
 from agent.errors import ApiError, ReplyLost, ServerUnreachable
-from agent.models import ExecutorSetup, Task
+from agent.models import Task
 from agent.runner import report as report_module
 from agent.runner import start
-from agent.runner.abort import StatusBoard
 from agent.runner.claim import Claimed
 from agent.runner.context import RunContext
 from agent.runner.lifecycle import run_task
-from agent.runner.machine import MachineSampler
 from agent.runner.outcome import Verdict, signature
 from agent.runner.report import report
 from agent.runner.rundir import Claim, RunDirectory, Runs
@@ -97,37 +95,12 @@ def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 def _context(server: TaskServer, runtime: HostRuntime | None = None) -> tuple[RunContext, FakeClient]:
     api, client = fake_api(**server.handlers())
 
-    async def announce(task: str | None, queue: str | None) -> None:
-        return
-
-    context = RunContext(
-        api=api,
-        features=Features(repeatable_pop=True, log_ids=True),
-        board=StatusBoard(api, Features(repeatable_pop=True, log_ids=True), poll_seconds=1.0),
-        runtime=runtime or HostRuntime(),
-        settings=settings_for(),
-        worker="w",
-        executor_setup=ExecutorSetup(settings={}, worker_id="w"),
-        executor_environ=dict(os.environ),
-        sampler=MachineSampler(),
-        announce=announce,
-    )
-    return context, client
+    features = Features(repeatable_pop=True, log_ids=True)
+    return run_context(api, features, runtime=runtime or HostRuntime(), executor_environ=dict(os.environ)), client
 
 
 def _claimed(root: Path, *, queue: str = "q1", **script: Any) -> Claimed:
-    run, claim = Runs(root).create(
-        Claim(
-            task="t1",
-            attempt=0,
-            worker="w",
-            queue=queue,
-            queue_name="train",
-            token="token",
-            phase=RunPhase.CLAIMED,
-            claimed_at_ms=0,
-        )
-    )
+    run, claim = Runs(root).create(claim_of(queue=queue, token="token", phase=RunPhase.CLAIMED))
     task = Task.from_wire({"id": "t1", "status": "queued", "script": script})
     run.write_task(task)
     return Claimed(run=run, claim=claim, task=task)

@@ -13,39 +13,24 @@ from typing import Any
 
 import pytest
 from support.fake_api import FakeClient, fake_api
-from support.settings import settings_for
+from support.runs import claim_of, run_context
 
 from agent.api.queues import Queue
 from agent.api.server import Features
 from agent.files import write_json
-from agent.models import ExecutorSetup
 from agent.process.procfs import start_ticks_of
-from agent.runner.abort import StatusBoard
 from agent.runner.claim import Source
-from agent.runner.context import GoneHandle, RunContext, Running
-from agent.runner.machine import MachineSampler
+from agent.runner.context import GoneHandle, Running
 from agent.runner.recovery import recover
-from agent.runner.rundir import Claim, RunDirectory, Runs
+from agent.runner.rundir import RunDirectory, Runs
 from agent.runtimes.base import Handle
-from agent.runtimes.host import HostRuntime
 from agent.states import RunPhase
 
 SOURCE = Source(queues=(Queue("q1", "train"),), features=Features(repeatable_pop=True), api_version=(2, 34))
 
 
 def _left_behind(root: Path, phase: RunPhase, files: Mapping[str, Any] | None = None) -> RunDirectory:
-    run, _ = Runs(root).create(
-        Claim(
-            task="t1",
-            attempt=0,
-            worker="w",
-            queue="q1",
-            queue_name="train",
-            token="x",
-            phase=phase,
-            claimed_at_ms=int(time.time() * 1000),
-        )
-    )
+    run, _ = Runs(root).create(claim_of(phase=phase, claimed_at_ms=int(time.time() * 1000)))
     for name, content in (files or {}).items():
         write_json(run.path / f"{name}.json", content)
     return run
@@ -61,22 +46,8 @@ def _recover(
         queues__move_task_to_front=lambda _: {},
     )
 
-    async def announce(task: str | None, queue: str | None) -> None:
-        return
-
     async def scenario() -> list[Running]:
-        context = RunContext(
-            api=api,
-            features=SOURCE.features,
-            board=StatusBoard(api, SOURCE.features, poll_seconds=1.0),
-            runtime=HostRuntime(),
-            settings=settings_for(),
-            worker="w",
-            executor_setup=ExecutorSetup(settings={}, worker_id="w"),
-            executor_environ={},
-            sampler=MachineSampler(),
-            announce=announce,
-        )
+        context = run_context(api, SOURCE.features)
         return await recover(lambda claim: context, Runs(root), agent="w")
 
     return asyncio.run(scenario()), client

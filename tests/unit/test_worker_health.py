@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.runs import claim_of
 from support.settings import settings_for
 
 from agent.config import defaults
@@ -19,7 +20,6 @@ from agent.gpu.health import NO_PAST, Condition, Device, Past, Xid
 from agent.models import Outcome
 from agent.runner.aside import Question, aside
 from agent.runner.rundir import Claim, RunDirectory
-from agent.states import RunPhase
 from agent.worker.bars import Bars
 from agent.worker.disks import MIB, Room, folders_of, rooms, short_of
 from agent.worker.gpu_health import GpuHealth, past_from, past_to_json
@@ -67,17 +67,7 @@ def _looks(health: Health, times: int = 1) -> None:
 
 
 def _claim(*devices: str) -> Claim:
-    return Claim(
-        task="t",
-        attempt=1,
-        worker="w",
-        queue="q",
-        queue_name="q",
-        token="",
-        phase=RunPhase.STARTED,
-        claimed_at_ms=0,
-        devices=devices,
-    )
+    return claim_of("t", devices=devices)
 
 
 # --- GPUs

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.runs import claim_of
 from support.settings import settings_for
 
 from agent.api.queues import Waiting
@@ -19,7 +20,6 @@ from agent.gpu.allocation import Layout, Wish
 from agent.gpu.leases import Leases
 from agent.models import WorkerSetup
 from agent.runner.rundir import Claim
-from agent.states import RunPhase
 from agent.worker import assembly, dynamic_gpus
 from agent.worker.assembly import slots_for
 from agent.worker.dynamic_gpus import DynamicGpus
@@ -29,18 +29,7 @@ TASK = Waiting("t1", "q")
 
 
 def _claim(worker: str, devices: tuple[str, ...] = ()) -> Claim:
-    return Claim(
-        task="t",
-        attempt=1,
-        worker=worker,
-        agent="w",
-        devices=devices,
-        queue="q",
-        queue_name="q",
-        token="",
-        phase=RunPhase.STARTED,
-        claimed_at_ms=0,
-    )
+    return claim_of("t", worker=worker, agent="w", devices=devices)
 
 
 def test_one_slot_is_the_worker_itself_and_is_taken_by_what_was_adopted() -> None:
