@@ -56,9 +56,10 @@ molecule: $(DEV) .venv/.installed-runtime ## The collection on hosts that are bo
 sanity: $(DEV) ## ansible-test sanity over the collection; not part of lint, as it takes minutes (ARGS="--test import" for some)
 	@tools/sanity.sh $(ARGS)
 
-faults: $(DEV) ## The whole fault suite, as root: half an hour of kills, lost replies, full disks (ARGS="-k name" for some)
+faults: $(DEV) ## The whole fault suite, as root: an hour of kills, lost replies, full disks, odd input (ARGS="-k name" for some)
 	@tools/setup.sh system
-	@GPUFLEET_EXAMPLES=300 GPUFLEET_FUZZ=5 $(BIN)/python -m pytest tests/faults tests/model --all-faults $(ARGS)
+	@GPUFLEET_EXAMPLES=100 GPUFLEET_FUZZ=5 $(BIN)/python -m pytest --all-faults --timeout 1200 \
+		tests/faults tests/model tests/contract/test_claim_protocol.py tests/*/test_bad_input*.py $(ARGS)
 
 soak: $(DEV) ## Eight agents under random faults; nothing may be lost and memory stays flat (MINUTES=10)
 	@$(BIN)/python -m pytest -s tests/faults/test_soak.py --minutes $(or $(MINUTES),10) $(ARGS)

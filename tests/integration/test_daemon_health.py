@@ -351,6 +351,28 @@ def test_gpus_are_shared_out_without_one_that_was_lost_before_the_start_until_it
         assert "sees 0,1" in console_of(server, task)
 
 
+def test_a_task_that_fails_while_its_gpu_is_lost_has_failed_by_the_infrastructure(
+    server: ServerProcess, tmp_path: Path, host: Host
+) -> None:
+    """Found out before the verdict, although the next look would be long after it."""
+    _queue(server, "unlucky")
+    gate = tmp_path / "gate"
+    fails = f"import os, sys, time\nwhile not os.path.exists({str(gate)!r}):\n    time.sleep(0.05)\nsys.exit(3)\n"
+    environ = {**host.environ, "CLEARML_WORKER_NAME": "unlucky", f"{HEALTH}INTERVAL_SEC": "1000"}
+    with typed_daemon(server, tmp_path / "d", "--gpus", "1", "--queue", "unlucky", environ=environ):
+        task = create_script(server, fails, queue="unlucky")
+        wait_for(lambda: list((tmp_path / "d").glob("runs/*/user.json")), what="the program runs")
+        host.say("[gpu 1]\nerror = 15")
+        gate.touch()
+        ended = wait_for_status(server, task, "failed")
+        assert ended["status_reason"].startswith("worker execution exit code 75: infrastructure failure: GPU 1 ")
+        assert "fell off the bus" in ended["status_reason"]
+        assert "the process ended with exit code 3" in ended["status_reason"]
+        said = console_of(server, task)[-1]
+        assert "fell off the bus" in said
+        assert "failure of the infrastructure" in said
+
+
 def test_a_task_runs_on_when_its_gpu_is_lost_and_the_next_one_waits(
     server: ServerProcess, tmp_path: Path, host: Host
 ) -> None:
